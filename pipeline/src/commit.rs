@@ -1,0 +1,168 @@
+//! The commit protocol: data first, then the one atomic creation of the manifest that names it.
+//!
+//! Chunks of a partition form a chain: the manifest that starts at record `s > 0` can only be created by
+//! an attempt that has seen the chain up to `s`, and only one attempt can create it. So however many
+//! attempts race, a reader finds each record exactly once.
+
+use crate::error::{Error, Result};
+use crate::layout::StageDir;
+use crate::manifest::{Attempt, ChunkManifest, DataObject, PartitionManifest};
+use crate::store::{Created, Store};
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Who made the object that a commit tried to create.
+#[derive(Debug, PartialEq)]
+pub enum Committed<M> {
+    /// We did, now or by a retry whose reply was lost.
+    Ours,
+    /// Another attempt did; its manifest is the truth and our data is garbage.
+    Theirs(M),
+}
+
+/// A manifest is a JSON object; the schema is the type.
+pub fn encode<M: Serialize>(manifest: &M) -> Result<Bytes> {
+    let mut text = serde_json::to_vec_pretty(manifest).map_err(|e| Error::format("manifest", e))?;
+    text.push(b'\n');
+    Ok(text.into())
+}
+
+pub fn decode<M: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<M> {
+    serde_json::from_slice(bytes).map_err(|e| Error::Damaged { key: key.to_string(), problem: format!("it is not a manifest: {e}") })
+}
+
+/// Reads a manifest; `None` when it was not committed.
+pub async fn read<M: DeserializeOwned>(store: &Store, key: &str) -> Result<Option<M>> {
+    match store.get(key).await? {
+        Some(bytes) => decode(&store.url_of(key), &bytes).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Creates `manifest` at `key`, or learns who did.
+///
+/// On `AlreadyExists` the manifest is read back: a lost reply makes our own commit look like another's.
+async fn create<M>(store: &Store, key: &str, manifest: &M, attempt_of: impl Fn(&M) -> &Attempt) -> Result<Committed<M>>
+where
+    M: Serialize + DeserializeOwned,
+{
+    if store.create(key, encode(manifest)?).await? == Created::Yes {
+        return Ok(Committed::Ours);
+    }
+    match read::<M>(store, key).await? {
+        Some(found) if attempt_of(&found) == attempt_of(manifest) => Ok(Committed::Ours),
+        Some(found) => Ok(Committed::Theirs(found)),
+        // A 409 can surface as AlreadyExists although nothing landed: the caller's retry decides.
+        None => Err(Error::Store {
+            action: "create",
+            key: store.url_of(key),
+            source: object_store::Error::Generic { store: "commit", source: "the store said AlreadyExists, but there is no such object".into() },
+        }),
+    }
+}
+
+/// Makes the data of a chunk part of the run.
+pub async fn commit_chunk(store: &Store, dir: &StageDir, chunk: &ChunkManifest) -> Result<Committed<ChunkManifest>> {
+    create(store, &dir.chunk(chunk.partition, chunk.start), chunk, |m| &m.attempt).await
+}
+
+/// Makes a partition done.
+pub async fn commit_partition(store: &Store, dir: &StageDir, partition: &PartitionManifest) -> Result<Committed<PartitionManifest>> {
+    create(store, &dir.manifest(partition.partition), partition, |m| &m.attempt).await
+}
+
+/// The committed chunks of a partition from record 0 on, in order and without gaps.
+pub async fn chunk_chain(store: &Store, dir: &StageDir, partition: u32) -> Result<Vec<ChunkManifest>> {
+    let mut chain: Vec<ChunkManifest> = Vec::new();
+    // A walk by name, not a LIST: it sees the newest manifest on every store, and a partition has few chunks.
+    loop {
+        let next = chain.last().map_or(0, |chunk| chunk.end);
+        match read::<ChunkManifest>(store, &dir.chunk(partition, next)).await? {
+            Some(chunk) if chunk.end > next => chain.push(chunk),
+            Some(_) => {
+                let key = store.url_of(&dir.chunk(partition, next));
+                return Err(Error::Damaged { key, problem: "its chunk is empty".to_string() });
+            }
+            None => return Ok(chain),
+        }
+    }
+}
+
+/// Writes one attempt-scoped data object and describes it.
+pub async fn write_data(store: &Store, role: &str, key: String, data: Bytes) -> Result<DataObject> {
+    let object = DataObject::describe(role, key, &data);
+    store.put(&object.key, data).await?;
+    Ok(object)
+}
+
+/// Reads a data object and checks its length and checksum.
+pub async fn read_data(store: &Store, object: &DataObject) -> Result<Bytes> {
+    let data = store.require(&object.key).await?;
+    let damaged = |problem: String| Error::Damaged { key: store.url_of(&object.key), problem };
+    if data.len() as u64 != object.bytes {
+        return Err(damaged(format!("it has {} bytes, its manifest says {}", data.len(), object.bytes)));
+    }
+    if blake3::hash(&data).to_hex().as_str() != object.blake3 {
+        return Err(damaged("its checksum differs from its manifest's".to_string()));
+    }
+    Ok(data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Fingerprint;
+    use crate::layout::Stage;
+    use crate::manifest::Counts;
+
+    fn dir() -> StageDir {
+        StageDir { stage: Stage::Pairs, fingerprint: Fingerprint::of(&["test"]) }
+    }
+
+    fn chunk(start: u64, end: u64, epoch: u64) -> ChunkManifest {
+        ChunkManifest {
+            stage: Stage::Pairs,
+            partition: 3,
+            start,
+            end,
+            attempt: Attempt { epoch, worker: "w".to_string() },
+            counts: Counts::default(),
+            objects: Vec::new(),
+            seconds: 0.0,
+            figures: Default::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_commit_wins_and_the_loser_learns_it() {
+        let store = Store::memory();
+        assert_eq!(commit_chunk(&store, &dir(), &chunk(0, 5, 1)).await.unwrap(), Committed::Ours);
+        assert_eq!(commit_chunk(&store, &dir(), &chunk(0, 5, 1)).await.unwrap(), Committed::Ours);
+        assert_eq!(commit_chunk(&store, &dir(), &chunk(0, 8, 2)).await.unwrap(), Committed::Theirs(chunk(0, 5, 1)));
+    }
+
+    #[tokio::test]
+    async fn the_chain_stops_at_the_first_gap() {
+        let store = Store::memory();
+        for c in [chunk(0, 5, 1), chunk(5, 6, 2), chunk(9, 12, 1)] {
+            commit_chunk(&store, &dir(), &c).await.unwrap();
+        }
+        let ends: Vec<u64> = chunk_chain(&store, &dir(), 3).await.unwrap().iter().map(|c| c.end).collect();
+        assert_eq!(ends, [5, 6]);
+    }
+
+    #[tokio::test]
+    async fn damage_is_named() {
+        let store = Store::memory();
+        let object = write_data(&store, "images", "pairs/x/data/a.tar".to_string(), Bytes::from_static(b"hello")).await.unwrap();
+        assert_eq!(read_data(&store, &object).await.unwrap(), Bytes::from_static(b"hello"));
+        store.put(&object.key, Bytes::from_static(b"hellO")).await.unwrap();
+        let message = read_data(&store, &object).await.unwrap_err().to_string();
+        assert!(message.contains("a.tar") && message.contains("checksum"), "{message}");
+        store.put(&object.key, Bytes::from_static(b"hell")).await.unwrap();
+        assert!(read_data(&store, &object).await.unwrap_err().to_string().contains("4 bytes"));
+        store.delete(&object.key).await.unwrap();
+        assert!(read_data(&store, &object).await.unwrap_err().to_string().contains("missing"));
+    }
+}

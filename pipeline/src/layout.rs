@@ -1,0 +1,142 @@
+//! Every object key of a run. No other module builds one.
+//!
+//! ```text
+//! <store>/<run>/
+//!   terms/00000001.json                       one per coordinator incarnation: the source of epochs
+//!   plans/<fingerprint>.json                  the frozen spec and stage fingerprints
+//!   <stage>/<fingerprint>/
+//!     chunks/p00000012/r00000000.json         manifest of the chunk that starts at record 0
+//!     data/p00000012/e<epoch>-r00000000.*     attempt-scoped data objects, never overwritten
+//!     manifests/p00000012.json                manifest of the whole partition: its commit
+//!   shards/<fingerprint>/dataset/...          the training shards
+//!   report.html, summary.json
+//! ```
+//!
+//! Keys are relative to the run's prefix and use `/`.
+
+use crate::ids::Fingerprint;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// A transformation over all partitions. `Corpus` is the frozen input of the first real stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    Corpus,
+    Prompts,
+    Pairs,
+    Filter,
+    Index,
+    Shards,
+}
+
+impl Stage {
+    /// The stages that workers run, in order.
+    pub const RUN: [Stage; 5] = [Stage::Prompts, Stage::Pairs, Stage::Filter, Stage::Index, Stage::Shards];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Corpus => "corpus",
+            Stage::Prompts => "prompts",
+            Stage::Pairs => "pairs",
+            Stage::Filter => "filter",
+            Stage::Index => "index",
+            Stage::Shards => "shards",
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Stage {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        [Stage::Corpus].iter().chain(&Stage::RUN).copied().find(|stage| stage.name() == s).ok_or_else(|| format!("`{s}` is not a stage"))
+    }
+}
+
+/// One stage with one fingerprint: the folder of its outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct StageDir {
+    pub stage: Stage,
+    pub fingerprint: Fingerprint,
+}
+
+impl StageDir {
+    fn root(&self) -> String {
+        format!("{}/{}", self.stage, self.fingerprint.short())
+    }
+
+    /// Prefix of the partition manifests: one LIST of it says what is done.
+    pub fn manifests(&self) -> String {
+        format!("{}/manifests", self.root())
+    }
+
+    /// The commit of a whole partition.
+    pub fn manifest(&self, partition: u32) -> String {
+        format!("{}/p{partition:08}.json", self.manifests())
+    }
+
+    /// The partition of a key below [`StageDir::manifests`].
+    pub fn partition_of(key: &str) -> Option<u32> {
+        key.rsplit('/').next()?.strip_prefix('p')?.strip_suffix(".json")?.parse().ok()
+    }
+
+    /// Prefix of a partition's chunk manifests.
+    pub fn chunks(&self, partition: u32) -> String {
+        format!("{}/chunks/p{partition:08}", self.root())
+    }
+
+    /// The commit of the chunk that starts at input record `start` of the partition.
+    pub fn chunk(&self, partition: u32, start: u64) -> String {
+        format!("{}/r{start:08}.json", self.chunks(partition))
+    }
+
+    /// An attempt-scoped data object of the chunk that starts at `start`; `name` has its extension.
+    pub fn data(&self, partition: u32, epoch: u64, start: u64, name: &str) -> String {
+        format!("{}/data/p{partition:08}/e{epoch:016x}-r{start:08}-{name}", self.root())
+    }
+
+    /// Prefix of all data objects of the stage.
+    pub fn all_data(&self) -> String {
+        format!("{}/data", self.root())
+    }
+
+    /// A file of the final dataset. Its bytes are a pure function of this key: the fingerprint covers the
+    /// whole lineage, so a second attempt can only write the same bytes again.
+    pub fn dataset(&self, path: &str) -> String {
+        format!("{}/dataset/{path}", self.root())
+    }
+
+    /// Prefix of the final dataset.
+    pub fn dataset_root(&self) -> String {
+        format!("{}/dataset", self.root())
+    }
+}
+
+/// Prefix of the coordinator terms.
+pub const TERMS: &str = "terms";
+
+/// The object that makes a coordinator incarnation the owner of term `term`.
+pub fn term(term: u32) -> String {
+    format!("{TERMS}/{term:08}.json")
+}
+
+/// Prefix of the plans this run has had.
+pub const PLANS: &str = "plans";
+
+/// The frozen plan with this fingerprint.
+pub fn plan(fingerprint: Fingerprint) -> String {
+    format!("{PLANS}/{}.json", fingerprint.short())
+}
+
+/// Figures of the last finished run.
+pub const SUMMARY: &str = "summary.json";
+
+/// The single-file report.
+pub const REPORT: &str = "report.html";

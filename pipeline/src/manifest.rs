@@ -1,0 +1,117 @@
+//! Manifests: the description of finished output. Readers follow manifests only.
+
+use crate::layout::Stage;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// One try at a partition. A later attempt has a larger epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Coordinator term in the upper 32 bits, number within the term in the lower.
+    pub epoch: u64,
+    pub worker: String,
+}
+
+/// A data object that belongs to the run because a manifest names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataObject {
+    /// What it holds, e.g. `triplets`, `candidates`, `images`.
+    pub role: String,
+    /// Key relative to the run's prefix.
+    pub key: String,
+    pub bytes: u64,
+    /// BLAKE3 of the bytes, 64 hex digits.
+    pub blake3: String,
+}
+
+impl DataObject {
+    pub fn describe(role: &str, key: String, data: &[u8]) -> Self {
+        DataObject { role: role.to_string(), key, bytes: data.len() as u64, blake3: blake3::hash(data).to_hex().to_string() }
+    }
+}
+
+/// Where every record went: `expected = output + rejected + quarantined`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Units that had to be accounted for: completions asked for, candidates, rows.
+    pub expected: u64,
+    /// Units that went on to the next stage.
+    pub output: u64,
+    /// Units turned away by a rule, by its name.
+    #[serde(default)]
+    pub rejected: BTreeMap<String, u64>,
+    /// Units that could not be processed.
+    #[serde(default)]
+    pub quarantined: u64,
+}
+
+impl Counts {
+    pub fn add(&mut self, other: &Counts) {
+        self.expected += other.expected;
+        self.output += other.output;
+        self.quarantined += other.quarantined;
+        for (reason, n) in &other.rejected {
+            *self.rejected.entry(reason.clone()).or_default() += n;
+        }
+    }
+
+    pub fn reject(&mut self, reason: &str) {
+        *self.rejected.entry(reason.to_string()).or_default() += 1;
+    }
+
+    pub fn rejected_total(&self) -> u64 {
+        self.rejected.values().sum()
+    }
+
+    /// The accounting identity that `audit` proves.
+    pub fn balanced(&self) -> bool {
+        self.expected == self.output + self.rejected_total() + self.quarantined
+    }
+}
+
+/// The commit of input records `start..end` of a partition.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChunkManifest {
+    pub stage: Stage,
+    pub partition: u32,
+    /// First input record of the chunk, counted within the partition.
+    pub start: u64,
+    /// One past its last input record.
+    pub end: u64,
+    pub attempt: Attempt,
+    pub counts: Counts,
+    pub objects: Vec<DataObject>,
+    /// Seconds of work in this chunk.
+    pub seconds: f64,
+    /// Further figures of the stage, such as token counts.
+    #[serde(default)]
+    pub figures: BTreeMap<String, f64>,
+}
+
+/// The commit of a whole partition: its chunks, in order and without gaps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PartitionManifest {
+    pub stage: Stage,
+    pub partition: u32,
+    /// Input records of the partition.
+    pub records: u64,
+    pub attempt: Attempt,
+    pub chunks: Vec<ChunkManifest>,
+}
+
+impl PartitionManifest {
+    pub fn counts(&self) -> Counts {
+        let mut total = Counts::default();
+        self.chunks.iter().for_each(|chunk| total.add(&chunk.counts));
+        total
+    }
+
+    pub fn seconds(&self) -> f64 {
+        self.chunks.iter().map(|chunk| chunk.seconds).sum()
+    }
+
+    /// Objects of one role, in the order of their chunks.
+    pub fn objects<'a>(&'a self, role: &'a str) -> impl Iterator<Item = &'a DataObject> {
+        self.chunks.iter().flat_map(|chunk| &chunk.objects).filter(move |object| object.role == role)
+    }
+}

@@ -1,0 +1,151 @@
+//! The object store of a run: open by URL, read whole objects and ranges, create exactly once.
+
+use crate::error::{Error, Result};
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// An object store and the prefix of one run in it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<dyn ObjectStore>,
+    prefix: Path,
+    url: String,
+}
+
+/// What [`Store::create`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Created {
+    /// The object is now ours.
+    Yes,
+    /// It existed before, perhaps by our own retry that landed: read it back and compare.
+    AlreadyExists,
+}
+
+/// Schemes that [`Store::open`] understands.
+pub const SCHEMES: [&str; 8] = ["file", "memory", "s3", "gs", "az", "abfs", "http", "https"];
+
+impl Store {
+    /// Opens `url`; credentials come from the environment.
+    ///
+    /// `file://./out` is relative to the working directory, `file:///data/out` absolute.
+    pub fn open(url: &str) -> Result<Self> {
+        let Some((scheme, rest)) = url.split_once("://") else {
+            return Err(Error::invalid(format!("store `{url}` is not a URL: write for example file://./out or s3://bucket/prefix")));
+        };
+        match scheme {
+            "file" => Self::open_local(url, rest),
+            _ => Self::open_remote(url),
+        }
+    }
+
+    fn open_local(url: &str, path: &str) -> Result<Self> {
+        let file = |source| Error::File { path: path.to_string(), source };
+        let absolute = std::path::absolute(path).map_err(file)?;
+        std::fs::create_dir_all(&absolute).map_err(file)?;
+        let inner = object_store::local::LocalFileSystem::new_with_prefix(&absolute)
+            .map_err(|source| Error::Store { action: "open", key: url.to_string(), source })?;
+        Ok(Store { inner: Arc::new(inner), prefix: Path::default(), url: url.to_string() })
+    }
+
+    fn open_remote(url: &str) -> Result<Self> {
+        let open = |source| Error::Store { action: "open", key: url.to_string(), source };
+        let parsed = url.parse().map_err(|e| Error::invalid(format!("store `{url}`: {e}")))?;
+        let options = std::env::vars().map(|(key, value)| (key.to_ascii_lowercase(), value));
+        let (inner, prefix) = object_store::parse_url_opts(&parsed, options).map_err(open)?;
+        Ok(Store { inner: Arc::from(inner), prefix, url: url.to_string() })
+    }
+
+    /// A store in memory, for tests.
+    pub fn memory() -> Self {
+        Store { inner: Arc::new(object_store::memory::InMemory::new()), prefix: Path::default(), url: "memory:///".to_string() }
+    }
+
+    /// The same store below `name`.
+    pub fn child(&self, name: &str) -> Self {
+        Store {
+            inner: self.inner.clone(),
+            prefix: self.prefix.clone().join(name),
+            url: format!("{}/{name}", self.url.trim_end_matches('/')),
+        }
+    }
+
+    /// Where this store is, for messages; never holds credentials.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The URL of an object, for messages.
+    pub fn url_of(&self, key: &str) -> String {
+        format!("{}/{key}", self.url.trim_end_matches('/'))
+    }
+
+    fn path(&self, key: &str) -> Path {
+        key.split('/').filter(|part| !part.is_empty()).fold(self.prefix.clone(), |path, part| path.join(part))
+    }
+
+    fn error(&self, action: &'static str, key: &str) -> impl FnOnce(object_store::Error) -> Error {
+        let key = self.url_of(key);
+        move |source| Error::Store { action, key, source }
+    }
+
+    /// Reads a whole object; `None` when there is none.
+    pub async fn get(&self, key: &str) -> Result<Option<Bytes>> {
+        match self.inner.get(&self.path(key)).await {
+            Ok(result) => Ok(Some(result.bytes().await.map_err(self.error("read", key))?)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(self.error("read", key)(e)),
+        }
+    }
+
+    /// Reads an object that a manifest names: its absence is damage.
+    pub async fn require(&self, key: &str) -> Result<Bytes> {
+        self.get(key).await?.ok_or_else(|| Error::Damaged { key: self.url_of(key), problem: "it is missing".to_string() })
+    }
+
+    pub async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        self.inner.get_range(&self.path(key), range).await.map_err(self.error("read a range of", key))
+    }
+
+    /// Writes an object, replacing what was there. Only for attempt-scoped or derived objects.
+    pub async fn put(&self, key: &str, bytes: Bytes) -> Result<()> {
+        self.inner.put(&self.path(key), PutPayload::from_bytes(bytes)).await.map(drop).map_err(self.error("write", key))
+    }
+
+    /// Creates an object if there is none: the one atomic step that every guarantee stands on.
+    pub async fn create(&self, key: &str, bytes: Bytes) -> Result<Created> {
+        let options = PutOptions { mode: PutMode::Create, ..Default::default() };
+        match self.inner.put_opts(&self.path(key), PutPayload::from_bytes(bytes), options).await {
+            Ok(_) => Ok(Created::Yes),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(Created::AlreadyExists),
+            Err(e) => Err(self.error("create", key)(e)),
+        }
+    }
+
+    /// Keys below `prefix` with their sizes, sorted.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<(String, u64)>> {
+        let path = self.path(prefix);
+        let found: Vec<_> = self.inner.list(Some(&path)).try_collect().await.map_err(self.error("list", prefix))?;
+        let mut keys: Vec<_> = found
+            .into_iter()
+            .filter_map(|meta| {
+                let parts: Vec<_> = meta.location.prefix_match(&self.prefix)?.map(|p| p.as_ref().to_string()).collect();
+                Some((parts.join("/"), meta.size))
+            })
+            .collect();
+        keys.sort();
+        Ok(keys)
+    }
+
+    pub async fn delete(&self, key: &str) -> Result<()> {
+        self.inner.delete(&self.path(key)).await.map_err(self.error("delete", key))
+    }
+
+    /// The underlying store and full path of a key, for streaming readers and writers.
+    pub fn raw(&self, key: &str) -> (Arc<dyn ObjectStore>, Path) {
+        (self.inner.clone(), self.path(key))
+    }
+}
