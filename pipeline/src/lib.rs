@@ -19,5 +19,6 @@ pub mod shard_plan;
 pub mod spec;
 pub mod store;
 pub mod tables;
+pub mod task;
 
 pub use error::{Error, Result};

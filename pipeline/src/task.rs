@@ -1,0 +1,70 @@
+//! What coordinator and workers say to each other about one partition, in domain types.
+
+use crate::layout::Stage;
+use crate::manifest::Counts;
+use std::collections::BTreeMap;
+
+/// The right and duty to work on one partition; `epoch` is larger than that of any earlier attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Assignment {
+    pub stage: Stage,
+    pub partition: u32,
+    pub epoch: u64,
+}
+
+/// How far an attempt is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub assignment: Assignment,
+    /// Input records done, those of earlier attempts included.
+    pub done: u64,
+    pub total: u64,
+    /// Units made by this attempt: completions, candidates, shards.
+    pub units: u64,
+    /// Candidates of this attempt that passed the filter.
+    pub kept: u64,
+}
+
+/// Figures of a committed partition.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Finished {
+    pub counts: Counts,
+    /// Seconds of work in all its chunks.
+    pub seconds: f64,
+    pub figures: BTreeMap<String, f64>,
+}
+
+/// Why an attempt failed, by what should happen next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Cause {
+    /// Network, store or server trouble: try again later.
+    Transient,
+    /// The worker must leave; not a failure of the partition.
+    Preempted,
+    /// Out of memory or disk.
+    Resource,
+    /// Wrong configuration, model or credentials: no retry can help, the run stops.
+    BadInput,
+    /// A defect of the program.
+    Bug,
+}
+
+impl Cause {
+    pub fn name(self) -> &'static str {
+        match self {
+            Cause::Transient => "transient",
+            Cause::Preempted => "preempted",
+            Cause::Resource => "resource",
+            Cause::BadInput => "bad input",
+            Cause::Bug => "bug",
+        }
+    }
+}
+
+/// The end of an attempt that committed no partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub cause: Cause,
+    /// What, where and what to do.
+    pub message: String,
+}
