@@ -1,1 +1,3 @@
-//! placeholder
+//! Runs one partition of a stage from start to end.
+
+pub mod models;
