@@ -127,12 +127,22 @@ pub fn term(term: u32) -> String {
     format!("{TERMS}/{term:08}.json")
 }
 
+/// The number of a key below [`TERMS`].
+pub fn term_of(key: &str) -> Option<u32> {
+    key.rsplit('/').next()?.strip_suffix(".json")?.parse().ok()
+}
+
 /// Prefix of the plans this run has had.
 pub const PLANS: &str = "plans";
 
 /// The frozen plan with this fingerprint.
 pub fn plan(fingerprint: Fingerprint) -> String {
     format!("{PLANS}/{}.json", fingerprint.short())
+}
+
+/// Freezes how the corpus is cut for the prompts in `prompts`.
+pub fn partitioning(prompts: &StageDir) -> String {
+    format!("{}/partitioning.json", prompts.root())
 }
 
 /// Figures of the last finished run.

@@ -22,6 +22,8 @@ pub enum Purpose {
     Tokens,
     /// The shuffled order of triplets and pairs in the final shards.
     Shuffle,
+    /// Spreads retries in time; never reaches the data.
+    Jitter,
 }
 
 impl Purpose {
@@ -33,6 +35,7 @@ impl Purpose {
             Purpose::Noise => "noise",
             Purpose::Tokens => "tokens",
             Purpose::Shuffle => "shuffle",
+            Purpose::Jitter => "jitter",
         }
     }
 }

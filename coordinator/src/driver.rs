@@ -1,0 +1,241 @@
+//! The one select loop: everything that happens becomes an event for the scheduler, every command an effect.
+
+use crate::grpc::{HeartbeatAnswer, LeaseAnswer, Request};
+use crate::launcher::{LocalWorkers, Observed};
+use crate::scheduler::{Command, Ending, Event, Notice, Scheduler, Stop};
+use crate::term::Term;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// How often leases are checked and the progress display gets a new picture.
+const TICK: Duration = Duration::from_millis(200);
+/// How often the coordinator looks whether another has taken the run over.
+const TERM_CHECK: Duration = Duration::from_secs(10);
+
+/// The running coordinator.
+pub struct Driver {
+    scheduler: Scheduler,
+    started: Instant,
+    requests: mpsc::Receiver<Request>,
+    workers: Option<LocalWorkers>,
+    term: Term,
+    view: watch::Sender<View>,
+    waiting_leases: HashMap<String, oneshot::Sender<LeaseAnswer>>,
+    /// Answers to the request at hand.
+    heartbeat: Option<oneshot::Sender<HeartbeatAnswer>>,
+    report: Option<oneshot::Sender<bool>>,
+}
+
+/// A picture of the run for whoever displays it.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    pub stages: Vec<StageView>,
+    pub workers: Vec<WorkerView>,
+    /// Why the run is stopping, if it is.
+    pub stopping: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct StageView {
+    pub stage: ip2p_pipeline::layout::Stage,
+    pub partitions: u32,
+    pub committed: u32,
+    pub counts: ip2p_pipeline::manifest::Counts,
+    /// Sum of the fractions done of the partitions at work.
+    pub in_progress: f64,
+    /// Units that attempts at work have made.
+    pub units_in_progress: u64,
+    pub kept_in_progress: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct WorkerView {
+    pub name: String,
+    pub device: String,
+    pub progress: Option<ip2p_pipeline::task::Progress>,
+    pub holds: Option<ip2p_pipeline::task::Assignment>,
+    /// Seconds since it was last heard of.
+    pub silent: f64,
+}
+
+impl Driver {
+    pub fn new(
+        scheduler: Scheduler,
+        requests: mpsc::Receiver<Request>,
+        workers: Option<LocalWorkers>,
+        term: Term,
+        view: watch::Sender<View>,
+    ) -> Self {
+        Driver {
+            scheduler,
+            started: Instant::now(),
+            requests,
+            workers,
+            term,
+            view,
+            waiting_leases: HashMap::new(),
+            heartbeat: None,
+            report: None,
+        }
+    }
+
+    /// Runs until the scheduler announces the end.
+    pub async fn run(mut self, mut interrupts: mpsc::Receiver<()>) -> (Ending, Scheduler) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut term_check = tokio::time::interval(TERM_CHECK);
+        loop {
+            let event = tokio::select! {
+                Some(request) = self.requests.recv() => self.accept(request),
+                observed = observe(&mut self.workers) => self.observed(observed),
+                Some(()) = interrupts.recv() => Some(Event::Drain { why: Stop::Interrupted }),
+                _ = tick.tick() => Some(Event::Tick),
+                _ = term_check.tick() => self.term.lost().await.map(|by| Event::Drain { why: Stop::TakenOver(by) }),
+            };
+            let Some(event) = event else { continue };
+            let show = matches!(event, Event::Tick);
+            if let Some(ending) = self.apply(event) {
+                self.show();
+                return (ending, self.scheduler);
+            }
+            if show {
+                self.show();
+            }
+        }
+    }
+
+    /// Turns a request into an event and keeps its reply channel.
+    fn accept(&mut self, request: Request) -> Option<Event> {
+        match request {
+            Request::Register { worker, device, reply } => {
+                tracing::info!(worker, device, "worker registered");
+                // The worker may be gone already; its lease then ends by silence.
+                let _ = reply.send(());
+                Some(Event::Joined { worker, device })
+            }
+            Request::Lease { worker, reply } => {
+                if !self.scheduler.workers().contains_key(&worker) {
+                    let reason = "this coordinator does not know the worker: register again".to_string();
+                    let _ = reply.send(LeaseAnswer::Leave(reason));
+                    return None;
+                }
+                self.waiting_leases.insert(worker.clone(), reply);
+                Some(Event::WantsWork { worker })
+            }
+            Request::Heartbeat { worker, progress, reply } => {
+                self.heartbeat = Some(reply);
+                Some(Event::Beat { worker, progress })
+            }
+            Request::Report { worker, assignment, outcome, reply } => {
+                self.report = Some(reply);
+                Some(Event::Reported { worker, assignment, outcome })
+            }
+        }
+    }
+
+    fn observed(&mut self, observed: Observed) -> Option<Event> {
+        match observed {
+            Observed::Exited { worker, why } => Some(Event::Left { worker, why }),
+            Observed::AllGone { why } => {
+                self.workers = None;
+                Some(Event::Drain { why: Stop::NoWorkers(why) })
+            }
+        }
+    }
+
+    /// Steps the scheduler until no command causes a further event.
+    fn apply(&mut self, event: Event) -> Option<Ending> {
+        let mut events = vec![event];
+        let mut ending = None;
+        while let Some(event) = events.pop() {
+            for command in self.scheduler.step(event, self.started.elapsed()) {
+                match command {
+                    Command::Grant { worker, assignment } => {
+                        if !self.answer_lease(&worker, LeaseAnswer::Work(assignment)) {
+                            events.push(Event::Left { worker, why: "its connection closed".to_string() });
+                        }
+                    }
+                    Command::Dismiss { worker, reason } => drop(self.answer_lease(&worker, LeaseAnswer::Leave(reason))),
+                    Command::Continue { keep_lease, drain, .. } => answer(&mut self.heartbeat, HeartbeatAnswer { keep_lease, drain }),
+                    Command::Acknowledge { accepted, .. } => answer(&mut self.report, accepted),
+                    Command::Notice(notice) => log(&notice),
+                    Command::Finish(end) => ending = Some(end),
+                }
+            }
+        }
+        ending
+    }
+
+    /// False when the worker no longer waits.
+    fn answer_lease(&mut self, worker: &str, answer: LeaseAnswer) -> bool {
+        self.waiting_leases.remove(worker).is_some_and(|reply| reply.send(answer).is_ok())
+    }
+
+    fn show(&self) {
+        let now = self.started.elapsed();
+        self.view.send_replace(View::of(&self.scheduler, now));
+    }
+}
+
+impl View {
+    fn of(scheduler: &Scheduler, now: Duration) -> Self {
+        let at_work: Vec<_> = scheduler.workers().values().filter_map(|w| w.progress).collect();
+        let stages = scheduler.stages().iter().map(|stage| {
+            let progress = || at_work.iter().filter(|p| p.assignment.stage == stage.stage());
+            StageView {
+                stage: stage.stage(),
+                partitions: stage.len(),
+                committed: stage.committed(),
+                counts: stage.counts().clone(),
+                in_progress: progress().map(|p| p.done as f64 / p.total.max(1) as f64).sum(),
+                units_in_progress: progress().map(|p| p.units).sum(),
+                kept_in_progress: progress().map(|p| p.kept).sum(),
+            }
+        });
+        let workers = scheduler.workers().iter().map(|(name, w)| WorkerView {
+            name: name.clone(),
+            device: w.device.clone(),
+            progress: w.progress,
+            holds: w.holds,
+            silent: now.saturating_sub(w.last_beat).as_secs_f64(),
+        });
+        View {
+            stages: stages.collect(),
+            workers: workers.collect(),
+            stopping: scheduler.stop_reason().map(ToString::to_string),
+        }
+    }
+}
+
+async fn observe(workers: &mut Option<LocalWorkers>) -> Observed {
+    match workers {
+        Some(workers) => workers.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A peer that no longer waits needs no answer: its lease ends by silence.
+fn answer<A>(slot: &mut Option<oneshot::Sender<A>>, value: A) {
+    if let Some(reply) = slot.take() {
+        let _ = reply.send(value);
+    }
+}
+
+fn log(notice: &Notice) {
+    match notice {
+        Notice::Committed { assignment: a, finished } => {
+            tracing::info!(stage = %a.stage, partition = a.partition, seconds = finished.seconds, "committed");
+        }
+        Notice::Retrying { assignment: a, cause, message, delay } => {
+            let after = delay.as_secs_f64();
+            tracing::warn!(stage = %a.stage, partition = a.partition, cause = cause.name(), retry_after = after, "{message}");
+        }
+        Notice::GaveUp { assignment: a, cause, message } => {
+            tracing::error!(stage = %a.stage, partition = a.partition, cause = cause.name(), "given up: {message}");
+        }
+        Notice::LeaseLost { worker, assignment: a, why } => {
+            tracing::warn!(stage = %a.stage, partition = a.partition, worker, "lease lost: {why}");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Worker processes on this machine: the coordinator runs its own binary again, as `worker`.
+
+use super::Observed;
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// Starts in a row that may end within [`SHORT_LIFE`] before a slot is given up.
+const SHORT_LIVES: u32 = 5;
+const SHORT_LIFE: Duration = Duration::from_secs(20);
+const RESTART_DELAY: Duration = Duration::from_millis(200);
+
+/// How worker processes are started.
+#[derive(Clone, Debug)]
+pub struct WorkerCommand {
+    pub coordinator_url: String,
+    pub token: String,
+    /// CPU threads of each process.
+    pub threads: usize,
+    /// Log options handed on, such as `-v`.
+    pub log_arguments: Vec<String>,
+}
+
+/// A number of slots, each with one live process that is started again when it dies.
+pub struct LocalWorkers {
+    observed: mpsc::Receiver<Observed>,
+    // Dropping the set aborts the slots, and with them their children (`kill_on_drop`).
+    _slots: JoinSet<()>,
+}
+
+impl LocalWorkers {
+    pub fn start(command: WorkerCommand, slots: u32, log: impl Fn(&str) + Clone + Send + 'static) -> Self {
+        let (send, observed) = mpsc::channel(64);
+        let mut set = JoinSet::new();
+        for slot in 0..slots {
+            set.spawn(keep_alive(slot, command.clone(), send.clone(), log.clone()));
+        }
+        LocalWorkers { observed, _slots: set }
+    }
+
+    /// The next event; `AllGone` once every slot has ended.
+    pub async fn next(&mut self) -> Observed {
+        match self.observed.recv().await {
+            Some(observed) => observed,
+            None => Observed::AllGone { why: "every local worker process ended; its last error is in the log above".to_string() },
+        }
+    }
+}
+
+/// Keeps one slot filled until its process leaves by itself or keeps dying.
+async fn keep_alive(slot: u32, command: WorkerCommand, observed: mpsc::Sender<Observed>, log: impl Fn(&str)) {
+    let mut short_lives = 0;
+    for start in 0u32.. {
+        let worker = format!("local-{slot}.{start}");
+        let born = Instant::now();
+        let ended = match spawn(&command, &worker) {
+            Ok(child) => supervise(child, &log).await,
+            Err(e) => Err(e),
+        };
+        let why = match ended {
+            Ok(status) if status.success() => return,
+            Ok(status) => format!("its process ended: {status}"),
+            Err(e) => format!("its process could not be run: {e}"),
+        };
+        short_lives = if born.elapsed() < SHORT_LIFE { short_lives + 1 } else { 1 };
+        if observed.send(Observed::Exited { worker, why }).await.is_err() || short_lives >= SHORT_LIVES {
+            return;
+        }
+        tokio::time::sleep(RESTART_DELAY * short_lives).await;
+    }
+}
+
+fn spawn(command: &WorkerCommand, worker: &str) -> std::io::Result<Child> {
+    Command::new(std::env::current_exe()?)
+        .arg("worker")
+        .args(["--coordinator", &command.coordinator_url, "--name", worker, "--exit-with-parent"])
+        .args(&command.log_arguments)
+        .env("IP2P_TOKEN", &command.token)
+        .env("RAYON_NUM_THREADS", command.threads.to_string())
+        // Its end of file tells the worker that the coordinator died, even by kill -9.
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        // A Ctrl-C in the terminal reaches the coordinator alone, which drains its workers.
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+}
+
+/// Forwards what the process logs until it ends.
+async fn supervise(mut child: Child, log: &impl Fn(&str)) -> std::io::Result<ExitStatus> {
+    let _lifeline = child.stdin.take();
+    if let Some(stderr) = child.stderr.take() {
+        let mut lines = BufReader::new(stderr).lines();
+        while let Some(line) = lines.next_line().await? {
+            log(&line);
+        }
+    }
+    child.wait().await
+}

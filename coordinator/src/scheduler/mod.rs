@@ -1,0 +1,402 @@
+//! The scheduler: a pure state machine. It sees no I/O, no clock and no randomness of its own;
+//! [`Scheduler::step`] turns one event at one moment into commands for the driver.
+//!
+//! The store is the truth: a partition is committed when its manifest exists, whoever made it. What is
+//! kept here can be lost at any moment and rebuilt by listing manifests.
+
+mod partition;
+mod stage;
+#[cfg(test)]
+mod tests;
+
+use ip2p_pipeline::layout::Stage;
+use ip2p_pipeline::manifest::Counts;
+use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Progress};
+pub use partition::{Lease, PartitionState, Tries};
+pub use stage::{Recovered, StageState};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+/// Moments are durations since the coordinator started, on its own clock.
+pub type Moment = Duration;
+
+/// A worker's name, unique in the run.
+pub type WorkerName = String;
+
+/// Rules that come from the spec.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    pub lease: Duration,
+    /// Failed attempts at one partition before it is given up.
+    pub attempts: u32,
+    /// Lost or preempted attempts at one partition before it is given up.
+    pub preemptions: u32,
+    pub backoff_min: Duration,
+    pub backoff_max: Duration,
+    /// Share of quarantined records above which the run stops.
+    pub max_quarantined: f64,
+    /// Records to see before `max_quarantined` is judged, so that one early bad record stops nothing.
+    pub quarantine_sample: u64,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    Joined { worker: WorkerName, device: String },
+    WantsWork { worker: WorkerName },
+    Beat { worker: WorkerName, progress: Option<Progress> },
+    Reported { worker: WorkerName, assignment: Assignment, outcome: Result<Finished, Failure> },
+    /// Its process ended.
+    Left { worker: WorkerName, why: String },
+    /// Finish what is held, grant nothing more.
+    Drain { why: Stop },
+    Tick,
+}
+
+/// What the driver must do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Answers a `WantsWork`.
+    Grant { worker: WorkerName, assignment: Assignment },
+    /// Answers a `WantsWork`: there will be no more work.
+    Dismiss { worker: WorkerName, reason: String },
+    /// Answers a `Beat`.
+    Continue { worker: WorkerName, keep_lease: bool, drain: bool },
+    /// Answers a `Reported`.
+    Acknowledge { worker: WorkerName, accepted: bool },
+    /// Tell the user.
+    Notice(Notice),
+    /// Nothing is left to do or to wait for.
+    Finish(Ending),
+}
+
+/// Things worth a line in the log.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Notice {
+    Committed { assignment: Assignment, finished: Finished },
+    Retrying { assignment: Assignment, cause: Cause, message: String, delay: Duration },
+    GaveUp { assignment: Assignment, cause: Cause, message: String },
+    LeaseLost { worker: WorkerName, assignment: Assignment, why: String },
+}
+
+/// Why a run stops before its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The user asked for it.
+    Interrupted,
+    /// An error that no retry can mend.
+    BadInput(String),
+    /// More records in quarantine than `max_quarantined`.
+    TooManyQuarantined { quarantined: u64, of: u64 },
+    /// No worker could be kept alive.
+    NoWorkers(String),
+    /// Another coordinator holds this newer term of the run.
+    TakenOver(u32),
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stop::Interrupted => f.write_str("interrupted"),
+            Stop::BadInput(message) => f.write_str(message),
+            Stop::TooManyQuarantined { quarantined, of } => {
+                write!(f, "{quarantined} of {of} records are in quarantine, more than run.max_quarantined allows")
+            }
+            Stop::NoWorkers(why) => write!(f, "no worker is left: {why}"),
+            Stop::TakenOver(term) => write!(f, "another coordinator has taken the run over (term {term})"),
+        }
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Complete,
+    Stopped(Stop),
+    /// All that could be done is done, but these partitions failed too often.
+    Incomplete { failed: Vec<(Stage, u32, String)> },
+}
+
+/// A worker as the scheduler sees it.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    pub device: String,
+    pub last_beat: Moment,
+    /// It waits for an answer to `WantsWork`.
+    pub wants_work: bool,
+    pub holds: Option<Assignment>,
+    pub progress: Option<Progress>,
+}
+
+/// All state of a run in progress.
+#[derive(Debug)]
+pub struct Scheduler {
+    policy: Policy,
+    /// Upper half of every epoch granted by this coordinator.
+    term: u32,
+    granted: u32,
+    stages: Vec<StageState>,
+    workers: BTreeMap<WorkerName, Worker>,
+    stop: Option<Stop>,
+    finished: bool,
+}
+
+impl Scheduler {
+    /// `recovered` says what the store already holds, in the order of [`Stage::RUN`].
+    pub fn new(policy: Policy, term: u32, recovered: Vec<Recovered>) -> Self {
+        let mut scheduler = Scheduler {
+            policy,
+            term,
+            granted: 0,
+            stages: recovered.into_iter().map(StageState::recover).collect(),
+            workers: BTreeMap::new(),
+            stop: None,
+            finished: false,
+        };
+        for stage in 0..scheduler.stages.len() {
+            scheduler.open_from(stage);
+        }
+        scheduler
+    }
+
+    pub fn stages(&self) -> &[StageState] {
+        &self.stages
+    }
+
+    pub fn workers(&self) -> &BTreeMap<WorkerName, Worker> {
+        &self.workers
+    }
+
+    pub fn stop_reason(&self) -> Option<&Stop> {
+        self.stop.as_ref()
+    }
+
+    /// Applies one event at `now`.
+    #[must_use = "the commands are the only effect outside the scheduler"]
+    pub fn step(&mut self, event: Event, now: Moment) -> Vec<Command> {
+        let mut commands = Vec::new();
+        match event {
+            Event::Joined { worker, device } => self.joined(worker, device, now, &mut commands),
+            Event::WantsWork { worker } => self.wants_work(worker, now),
+            Event::Beat { worker, progress } => commands.push(self.beat(worker, progress, now)),
+            Event::Reported { worker, assignment, outcome } => self.reported(&worker, assignment, outcome, now, &mut commands),
+            Event::Left { worker, why } => self.left(&worker, &why, now, &mut commands),
+            Event::Drain { why } => self.stop(why),
+            Event::Tick => self.expire(now, &mut commands),
+        }
+        self.stages.iter_mut().for_each(|stage| stage.wake(now));
+        self.grant(now, &mut commands);
+        self.finish(&mut commands);
+        commands
+    }
+
+    fn joined(&mut self, worker: WorkerName, device: String, now: Moment, commands: &mut Vec<Command>) {
+        // A restarted process under the same name: whatever it held is gone.
+        self.release(&worker, "the worker registered anew", now, commands);
+        let joined = Worker { device, last_beat: now, wants_work: false, holds: None, progress: None };
+        self.workers.insert(worker, joined);
+    }
+
+    fn wants_work(&mut self, worker: WorkerName, now: Moment) {
+        if let Some(state) = self.workers.get_mut(&worker) {
+            state.last_beat = now;
+            state.wants_work = true;
+        }
+    }
+
+    fn beat(&mut self, worker: WorkerName, progress: Option<Progress>, now: Moment) -> Command {
+        let drain = self.stop.is_some();
+        let mut keep_lease = false;
+        if let Some(state) = self.workers.get_mut(&worker) {
+            state.last_beat = now;
+            keep_lease = state.holds == progress.map(|p| p.assignment);
+            if keep_lease {
+                state.progress = progress;
+            }
+        }
+        Command::Continue { worker, keep_lease, drain }
+    }
+
+    fn reported(
+        &mut self,
+        worker: &WorkerName,
+        assignment: Assignment,
+        outcome: Result<Finished, Failure>,
+        now: Moment,
+        commands: &mut Vec<Command>,
+    ) {
+        let current = self.workers.get(worker).is_some_and(|w| w.holds == Some(assignment));
+        if current {
+            self.set_idle(worker);
+        }
+        let known = self.stages[stage_number(assignment.stage)].knows(assignment.partition);
+        let accepted = match outcome {
+            // The manifest exists, so even a fenced-out attempt's success is a fact.
+            Ok(finished) if known => {
+                self.commit(assignment, finished, commands);
+                true
+            }
+            Err(failure) if current => {
+                self.failed(assignment, failure, now, commands);
+                true
+            }
+            Ok(_) | Err(_) => false,
+        };
+        commands.push(Command::Acknowledge { worker: worker.clone(), accepted });
+    }
+
+    fn commit(&mut self, assignment: Assignment, finished: Finished, commands: &mut Vec<Command>) {
+        let number = stage_number(assignment.stage);
+        let stage = &mut self.stages[number];
+        let holder = match stage.state(assignment.partition) {
+            PartitionState::Committed => return,
+            PartitionState::Leased { lease, .. } => Some(lease.worker.clone()),
+            PartitionState::Blocked | PartitionState::Ready { .. } | PartitionState::Waiting { .. } | PartitionState::Failed { .. } => None,
+        };
+        stage.commit(assignment.partition, &finished);
+        // Another attempt may still hold it: its next heartbeat ends that lease.
+        if let Some(holder) = holder {
+            self.set_idle(&holder);
+        }
+        commands.push(Command::Notice(Notice::Committed { assignment, finished }));
+        self.open_after(number, assignment.partition);
+        self.judge_quarantine();
+    }
+
+    /// Stops the run when too many records ended in quarantine.
+    fn judge_quarantine(&mut self) {
+        for stage in &self.stages {
+            let Counts { expected, quarantined, .. } = *stage.counts();
+            let over = quarantined as f64 > self.policy.max_quarantined * expected as f64;
+            if expected >= self.policy.quarantine_sample && over {
+                self.stop(Stop::TooManyQuarantined { quarantined, of: expected });
+                return;
+            }
+        }
+    }
+
+    fn failed(&mut self, assignment: Assignment, failure: Failure, now: Moment, commands: &mut Vec<Command>) {
+        if failure.cause == Cause::BadInput {
+            self.stop(Stop::BadInput(failure.message.clone()));
+        }
+        let stage = &mut self.stages[stage_number(assignment.stage)];
+        commands.push(Command::Notice(stage.fail(assignment, failure, now, &self.policy)));
+    }
+
+    fn left(&mut self, worker: &WorkerName, why: &str, now: Moment, commands: &mut Vec<Command>) {
+        self.release(worker, why, now, commands);
+        self.workers.remove(worker);
+    }
+
+    /// Takes back what a worker holds.
+    fn release(&mut self, worker: &WorkerName, why: &str, now: Moment, commands: &mut Vec<Command>) {
+        let Some(assignment) = self.workers.get(worker).and_then(|w| w.holds) else { return };
+        self.set_idle(worker);
+        commands.push(Command::Notice(Notice::LeaseLost { worker: worker.clone(), assignment, why: why.to_string() }));
+        let failure = Failure { cause: Cause::Preempted, message: why.to_string() };
+        self.failed(assignment, failure, now, commands);
+    }
+
+    /// Ends the leases of silent workers. One that waits for work is silent by right: the driver sees its
+    /// connection.
+    fn expire(&mut self, now: Moment, commands: &mut Vec<Command>) {
+        let lease = self.policy.lease;
+        let silent = |w: &Worker| w.last_beat + lease < now && !w.wants_work;
+        let lost: Vec<WorkerName> = self.workers.iter().filter(|(_, w)| silent(w)).map(|(name, _)| name.clone()).collect();
+        for worker in lost {
+            self.left(&worker, &format!("no heartbeat for {} s", lease.as_secs_f64()), now, commands);
+        }
+    }
+
+    fn set_idle(&mut self, worker: &WorkerName) {
+        if let Some(state) = self.workers.get_mut(worker) {
+            state.holds = None;
+            state.progress = None;
+        }
+    }
+
+    fn stop(&mut self, why: Stop) {
+        // The first reason is the cause; later ones are its consequences.
+        self.stop.get_or_insert(why);
+    }
+
+    /// Gives ready partitions to waiting workers, the deepest stage first, so that results appear early.
+    fn grant(&mut self, now: Moment, commands: &mut Vec<Command>) {
+        if let Some(reason) = self.dismissal() {
+            for (name, worker) in self.workers.iter_mut().filter(|(_, w)| w.wants_work) {
+                worker.wants_work = false;
+                commands.push(Command::Dismiss { worker: name.clone(), reason: reason.clone() });
+            }
+            return;
+        }
+        for (name, worker) in self.workers.iter_mut().filter(|(_, w)| w.wants_work && w.holds.is_none()) {
+            let Some(stage) = self.stages.iter_mut().rev().find(|stage| stage.has_ready()) else { return };
+            self.granted += 1;
+            let epoch = u64::from(self.term) << 32 | u64::from(self.granted);
+            let lease = Lease { worker: name.clone(), epoch };
+            let Some(assignment) = stage.lease_next(lease) else { return };
+            worker.wants_work = false;
+            worker.holds = Some(assignment);
+            worker.last_beat = now;
+            commands.push(Command::Grant { worker: name.clone(), assignment });
+        }
+    }
+
+    fn dismissal(&self) -> Option<String> {
+        match &self.stop {
+            Some(stop) => Some(format!("the run stops: {stop}")),
+            None if self.complete() => Some("the run is complete".to_string()),
+            None => None,
+        }
+    }
+
+    fn complete(&self) -> bool {
+        self.stages.iter().all(StageState::complete)
+    }
+
+    /// Announces the end once, when nothing is held and nothing can become ready.
+    fn finish(&mut self, commands: &mut Vec<Command>) {
+        let held = self.workers.values().any(|w| w.holds.is_some());
+        if self.finished || held {
+            return;
+        }
+        let ending = match &self.stop {
+            Some(stop) => Ending::Stopped(stop.clone()),
+            None if self.complete() => Ending::Complete,
+            None if self.stages.iter().any(StageState::can_progress) => return,
+            None => Ending::Incomplete { failed: self.stages.iter().flat_map(StageState::failures).collect() },
+        };
+        self.finished = true;
+        commands.push(Command::Finish(ending));
+    }
+
+    /// Opens what the committed partitions of stage `number` allow in the next one.
+    fn open_from(&mut self, number: usize) {
+        let committed: Vec<u32> = self.stages[number].committed_partitions().collect();
+        for partition in committed {
+            self.open_after(number, partition);
+        }
+    }
+
+    /// A commit makes the same partition of the next stage ready; `index` needs all of `filter`,
+    /// and `shards` is as large as the index says.
+    fn open_after(&mut self, number: usize, partition: u32) {
+        let Some((done, rest)) = self.stages.get_mut(number..).and_then(<[_]>::split_first_mut) else { return };
+        let Some(next) = rest.first_mut() else { return };
+        match next.stage() {
+            Stage::Pairs | Stage::Filter => next.unblock(partition),
+            Stage::Index if done.complete() => next.unblock(0),
+            Stage::Shards => next.resize(done.figure(SHARDS_FIGURE) as u32),
+            Stage::Index | Stage::Corpus | Stage::Prompts => {}
+        }
+    }
+}
+
+/// The figure of the index manifest that says how many partitions the `shards` stage has.
+pub const SHARDS_FIGURE: &str = "shards";
+
+/// Position of a stage in [`Stage::RUN`].
+fn stage_number(stage: Stage) -> usize {
+    Stage::RUN.iter().position(|s| *s == stage).unwrap_or(0)
+}

@@ -1,0 +1,225 @@
+//! The partitions of one stage, and which of them can be given out.
+
+use super::partition::{Lease, PartitionState, Tries, backoff};
+use super::{Moment, Notice, Policy};
+use ip2p_pipeline::layout::Stage;
+use ip2p_pipeline::manifest::Counts;
+use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the store already holds of one stage when a coordinator starts.
+#[derive(Clone, Debug)]
+pub struct Recovered {
+    pub stage: Stage,
+    /// Number of partitions; 0 for `shards` until the index says it.
+    pub partitions: u32,
+    pub committed: Vec<(u32, Finished)>,
+    /// The input of all partitions is there from the start (true for `prompts`).
+    pub unblocked: bool,
+}
+
+/// One stage: a state per partition and indexes over them.
+#[derive(Debug)]
+pub struct StageState {
+    stage: Stage,
+    partitions: Vec<PartitionState>,
+    /// Exactly the partitions in state `Ready`.
+    ready: BTreeSet<u32>,
+    /// Exactly the partitions in state `Waiting`, by time.
+    waiting: BTreeSet<(Moment, u32)>,
+    committed: u32,
+    failed: u32,
+    sized: bool,
+    counts: Counts,
+    seconds: f64,
+    figures: BTreeMap<String, f64>,
+}
+
+impl StageState {
+    pub(super) fn recover(from: Recovered) -> Self {
+        let mut stage = StageState {
+            stage: from.stage,
+            partitions: vec![PartitionState::Blocked; from.partitions as usize],
+            ready: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            committed: 0,
+            failed: 0,
+            sized: from.stage != Stage::Shards,
+            counts: Counts::default(),
+            seconds: 0.0,
+            figures: BTreeMap::new(),
+        };
+        for (partition, finished) in &from.committed {
+            stage.resize_to(partition + 1);
+            stage.commit(*partition, finished);
+        }
+        if from.unblocked {
+            (0..from.partitions).for_each(|partition| stage.unblock(partition));
+        }
+        stage
+    }
+
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// Number of partitions known so far.
+    pub fn len(&self) -> u32 {
+        self.partitions.len() as u32
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.partitions.is_empty()
+    }
+
+    pub fn committed(&self) -> u32 {
+        self.committed
+    }
+
+    /// Where the records of the committed partitions went.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Seconds of work in the committed partitions.
+    pub fn seconds(&self) -> f64 {
+        self.seconds
+    }
+
+    pub fn figures(&self) -> &BTreeMap<String, f64> {
+        &self.figures
+    }
+
+    pub fn state(&self, partition: u32) -> &PartitionState {
+        self.partitions.get(partition as usize).unwrap_or(&PartitionState::Blocked)
+    }
+
+    pub(super) fn figure(&self, name: &str) -> f64 {
+        self.figures.get(name).copied().unwrap_or(0.0)
+    }
+
+    pub(super) fn knows(&self, partition: u32) -> bool {
+        (partition as usize) < self.partitions.len()
+    }
+
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    pub(super) fn complete(&self) -> bool {
+        self.sized && self.committed == self.len()
+    }
+
+    /// Whether something is ready or will be, without any further commit.
+    pub(super) fn can_progress(&self) -> bool {
+        !self.ready.is_empty() || !self.waiting.is_empty()
+    }
+
+    pub(super) fn committed_partitions(&self) -> impl Iterator<Item = u32> + '_ {
+        (0u32..).zip(&self.partitions).filter(|(_, state)| **state == PartitionState::Committed).map(|(partition, _)| partition)
+    }
+
+    pub(super) fn failures(&self) -> impl Iterator<Item = (Stage, u32, String)> + '_ {
+        (0u32..).zip(&self.partitions).filter_map(|(partition, state)| match state {
+            PartitionState::Failed { message } => Some((self.stage, partition, message.clone())),
+            PartitionState::Blocked
+            | PartitionState::Ready { .. }
+            | PartitionState::Waiting { .. }
+            | PartitionState::Leased { .. }
+            | PartitionState::Committed => None,
+        })
+    }
+
+    /// Moves a partition to `state`; the only place that touches the indexes.
+    fn set(&mut self, partition: u32, state: PartitionState) {
+        let Some(slot) = self.partitions.get_mut(partition as usize) else { return };
+        match slot {
+            PartitionState::Ready { .. } => drop(self.ready.remove(&partition)),
+            PartitionState::Waiting { until, .. } => drop(self.waiting.remove(&(*until, partition))),
+            PartitionState::Committed => self.committed -= 1,
+            PartitionState::Failed { .. } => self.failed -= 1,
+            PartitionState::Blocked | PartitionState::Leased { .. } => {}
+        }
+        match &state {
+            PartitionState::Ready { .. } => drop(self.ready.insert(partition)),
+            PartitionState::Waiting { until, .. } => drop(self.waiting.insert((*until, partition))),
+            PartitionState::Committed => self.committed += 1,
+            PartitionState::Failed { .. } => self.failed += 1,
+            PartitionState::Blocked | PartitionState::Leased { .. } => {}
+        }
+        *slot = state;
+    }
+
+    pub(super) fn unblock(&mut self, partition: u32) {
+        if *self.state(partition) == PartitionState::Blocked {
+            self.set(partition, PartitionState::Ready { tries: Tries::default() });
+        }
+    }
+
+    /// Sets the number of partitions, all of them ready.
+    pub(super) fn resize(&mut self, partitions: u32) {
+        self.resize_to(partitions);
+        self.sized = true;
+        (0..partitions).for_each(|partition| self.unblock(partition));
+    }
+
+    fn resize_to(&mut self, partitions: u32) {
+        if partitions > self.len() {
+            self.partitions.resize(partitions as usize, PartitionState::Blocked);
+        }
+    }
+
+    /// Makes partitions ready whose back-off has ended.
+    pub(super) fn wake(&mut self, now: Moment) {
+        while let Some(&(until, partition)) = self.waiting.first() {
+            if until > now {
+                return;
+            }
+            let PartitionState::Waiting { tries, .. } = *self.state(partition) else { return };
+            self.set(partition, PartitionState::Ready { tries });
+        }
+    }
+
+    /// Leases the first ready partition.
+    pub(super) fn lease_next(&mut self, lease: Lease) -> Option<Assignment> {
+        let partition = *self.ready.first()?;
+        let PartitionState::Ready { tries } = *self.state(partition) else { return None };
+        let assignment = Assignment { stage: self.stage, partition, epoch: lease.epoch };
+        self.set(partition, PartitionState::Leased { tries, lease });
+        Some(assignment)
+    }
+
+    pub(super) fn commit(&mut self, partition: u32, finished: &Finished) {
+        self.set(partition, PartitionState::Committed);
+        self.counts.add(&finished.counts);
+        self.seconds += finished.seconds;
+        for (name, value) in &finished.figures {
+            *self.figures.entry(name.clone()).or_default() += value;
+        }
+    }
+
+    /// Ends an attempt without a commit: retry later, or give the partition up.
+    pub(super) fn fail(&mut self, assignment: Assignment, failure: Failure, now: Moment, policy: &Policy) -> Notice {
+        let Assignment { partition, epoch, .. } = assignment;
+        let mut tries = match self.state(partition) {
+            PartitionState::Leased { tries, .. } | PartitionState::Ready { tries } | PartitionState::Waiting { tries, .. } => *tries,
+            PartitionState::Blocked | PartitionState::Committed | PartitionState::Failed { .. } => Tries::default(),
+        };
+        let Failure { cause, message } = failure;
+        let preempted = cause == Cause::Preempted;
+        let (count, cap) = if preempted { (&mut tries.preemptions, policy.preemptions) } else { (&mut tries.failures, policy.attempts) };
+        *count += 1;
+        if *count >= cap || cause == Cause::BadInput {
+            self.set(partition, PartitionState::Failed { message: message.clone() });
+            return Notice::GaveUp { assignment, cause, message };
+        }
+        // A preempted partition is sound: another worker may take it at once.
+        if preempted {
+            self.set(partition, PartitionState::Ready { tries });
+            return Notice::Retrying { assignment, cause, message, delay: Moment::ZERO };
+        }
+        let delay = backoff(tries.failures, partition, epoch, policy.backoff_min, policy.backoff_max);
+        self.set(partition, PartitionState::Waiting { tries, until: now + delay });
+        Notice::Retrying { assignment, cause, message, delay }
+    }
+}

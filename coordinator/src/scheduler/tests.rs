@@ -1,0 +1,287 @@
+//! Scenarios, and random histories that must all end with every partition committed.
+
+use super::*;
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+fn policy() -> Policy {
+    Policy {
+        lease: Duration::from_secs(30),
+        attempts: 4,
+        preemptions: 20,
+        backoff_min: Duration::from_secs(1),
+        backoff_max: Duration::from_secs(60),
+        max_quarantined: 0.01,
+        quarantine_sample: 100,
+    }
+}
+
+fn fresh(partitions: u32) -> Vec<Recovered> {
+    let stage = |stage, partitions| Recovered { stage, partitions, committed: Vec::new(), unblocked: stage == Stage::Prompts };
+    vec![
+        stage(Stage::Prompts, partitions),
+        stage(Stage::Pairs, partitions),
+        stage(Stage::Filter, partitions),
+        stage(Stage::Index, 1),
+        stage(Stage::Shards, 0),
+    ]
+}
+
+fn finished(stage: Stage) -> Finished {
+    let counts = Counts { expected: 10, output: 10, ..Counts::default() };
+    let figures = if stage == Stage::Index { [(SHARDS_FIGURE.to_string(), 2.0)].into() } else { BTreeMap::new() };
+    Finished { counts, seconds: 1.0, figures }
+}
+
+fn secs(s: u64) -> Moment {
+    Duration::from_secs(s)
+}
+
+fn join(s: &mut Scheduler, worker: &str, now: Moment) -> Vec<Command> {
+    let mut commands = s.step(Event::Joined { worker: worker.to_string(), device: "cpu".to_string() }, now);
+    commands.extend(s.step(Event::WantsWork { worker: worker.to_string() }, now));
+    commands
+}
+
+fn granted(commands: &[Command]) -> Option<Assignment> {
+    commands.iter().find_map(|c| match c {
+        Command::Grant { assignment, .. } => Some(*assignment),
+        _ => None,
+    })
+}
+
+fn report(s: &mut Scheduler, worker: &str, assignment: Assignment, outcome: Result<Finished, Failure>, now: Moment) -> Vec<Command> {
+    s.step(Event::Reported { worker: worker.to_string(), assignment, outcome }, now)
+}
+
+fn failure(cause: Cause) -> Result<Finished, Failure> {
+    Err(Failure { cause, message: "broken".to_string() })
+}
+
+#[test]
+fn one_worker_goes_through_all_stages_depth_first() {
+    let mut s = Scheduler::new(policy(), 1, fresh(2));
+    let mut next = granted(&join(&mut s, "w", secs(0)));
+    let mut order = Vec::new();
+    while let Some(a) = next {
+        order.push((a.stage, a.partition));
+        let _ = report(&mut s, "w", a, Ok(finished(a.stage)), secs(1));
+        next = granted(&s.step(Event::WantsWork { worker: "w".to_string() }, secs(1)));
+    }
+    use Stage::*;
+    let expected =
+        [(Prompts, 0), (Pairs, 0), (Filter, 0), (Prompts, 1), (Pairs, 1), (Filter, 1), (Index, 0), (Shards, 0), (Shards, 1)];
+    assert_eq!(order, expected);
+    assert!(s.complete());
+}
+
+#[test]
+fn a_silent_worker_loses_its_lease_and_its_late_failure_counts_for_nothing() {
+    let mut s = Scheduler::new(policy(), 1, fresh(1));
+    let old = granted(&join(&mut s, "a", secs(0))).unwrap();
+    let lost = s.step(Event::Tick, secs(31));
+    assert!(lost.iter().any(|c| matches!(c, Command::Notice(Notice::LeaseLost { .. }))));
+    let new = granted(&join(&mut s, "b", secs(32))).unwrap();
+    assert_eq!((new.stage, new.partition), (old.stage, old.partition));
+    assert!(new.epoch > old.epoch);
+    let late = report(&mut s, "a", old, failure(Cause::Bug), secs(33));
+    assert_eq!(late, [Command::Acknowledge { worker: "a".to_string(), accepted: false }]);
+    let beat = s.step(Event::Beat { worker: "a".to_string(), progress: None }, secs(33));
+    assert_eq!(beat, [Command::Continue { worker: "a".to_string(), keep_lease: false, drain: false }]);
+}
+
+#[test]
+fn a_late_success_is_a_fact_and_ends_the_newer_lease() {
+    let mut s = Scheduler::new(policy(), 1, fresh(1));
+    let old = granted(&join(&mut s, "a", secs(0))).unwrap();
+    let _ = s.step(Event::Tick, secs(31));
+    let new = granted(&join(&mut s, "b", secs(32))).unwrap();
+    let _ = report(&mut s, "a", old, Ok(finished(old.stage)), secs(33));
+    assert_eq!(s.stages()[0].committed(), 1);
+    let progress = Some(Progress { assignment: new, done: 0, total: 1, units: 0, kept: 0 });
+    let beat = s.step(Event::Beat { worker: "b".to_string(), progress }, secs(34));
+    assert_eq!(beat, [Command::Continue { worker: "b".to_string(), keep_lease: false, drain: false }]);
+    let _ = report(&mut s, "b", new, Ok(finished(new.stage)), secs(35));
+    assert_eq!(s.stages()[0].counts().expected, 10, "counted once");
+}
+
+#[test]
+fn failures_back_off_and_are_capped() {
+    let mut s = Scheduler::new(policy(), 1, fresh(1));
+    let mut now = secs(0);
+    let mut next = granted(&join(&mut s, "w", now));
+    for attempt in 1..=4 {
+        let commands = report(&mut s, "w", next.unwrap(), failure(Cause::Transient), now);
+        let gave_up = commands.iter().any(|c| matches!(c, Command::Notice(Notice::GaveUp { .. })));
+        assert_eq!(gave_up, attempt == 4);
+        next = granted(&s.step(Event::WantsWork { worker: "w".to_string() }, now));
+        assert_eq!(next, None, "it waits for its back-off");
+        now += secs(61);
+        let commands = s.step(Event::Tick, now);
+        next = granted(&commands);
+        assert_eq!(next.is_some(), attempt < 4);
+    }
+    let failed = s.stages().iter().flat_map(StageState::failures).collect::<Vec<_>>();
+    assert_eq!(failed, [(Stage::Prompts, 0, "broken".to_string())]);
+}
+
+#[test]
+fn a_given_up_partition_ends_the_run_incomplete_after_the_rest() {
+    let mut s = Scheduler::new(Policy { attempts: 1, ..policy() }, 1, fresh(2));
+    let a = granted(&join(&mut s, "w", secs(0))).unwrap();
+    let _ = report(&mut s, "w", a, failure(Cause::Bug), secs(0));
+    let mut ending = None;
+    while ending.is_none() {
+        let mut commands = s.step(Event::WantsWork { worker: "w".to_string() }, secs(1));
+        if let Some(a) = granted(&commands) {
+            assert_ne!(a.partition, 0);
+            commands.extend(report(&mut s, "w", a, Ok(finished(a.stage)), secs(1)));
+        }
+        ending = commands.into_iter().find_map(|c| match c {
+            Command::Finish(ending) => Some(ending),
+            _ => None,
+        });
+    }
+    assert_eq!(ending, Some(Ending::Incomplete { failed: vec![(Stage::Prompts, 0, "broken".to_string())] }));
+    assert_eq!(s.stages()[2].committed(), 1, "the sound partition went all the way");
+}
+
+#[test]
+fn bad_input_stops_the_run_at_once() {
+    let mut s = Scheduler::new(policy(), 1, fresh(3));
+    let a = granted(&join(&mut s, "w", secs(0))).unwrap();
+    let commands = report(&mut s, "w", a, failure(Cause::BadInput), secs(0));
+    assert!(commands.contains(&Command::Finish(Ending::Stopped(Stop::BadInput("broken".to_string())))));
+}
+
+#[test]
+fn a_drain_waits_for_what_is_held() {
+    let mut s = Scheduler::new(policy(), 1, fresh(3));
+    let a = granted(&join(&mut s, "w", secs(0))).unwrap();
+    assert_eq!(s.step(Event::Drain { why: Stop::Interrupted }, secs(1)), []);
+    let progress = Some(Progress { assignment: a, done: 0, total: 1, units: 0, kept: 0 });
+    let beat = s.step(Event::Beat { worker: "w".to_string(), progress }, secs(2));
+    assert_eq!(beat, [Command::Continue { worker: "w".to_string(), keep_lease: true, drain: true }]);
+    let commands = report(&mut s, "w", a, failure(Cause::Preempted), secs(3));
+    assert!(commands.contains(&Command::Finish(Ending::Stopped(Stop::Interrupted))));
+    let commands = s.step(Event::WantsWork { worker: "w".to_string() }, secs(3));
+    assert!(matches!(&commands[..], [Command::Dismiss { .. }]));
+}
+
+#[test]
+fn too_many_quarantined_records_stop_the_run() {
+    let mut s = Scheduler::new(policy(), 1, fresh(3));
+    let a = granted(&join(&mut s, "w", secs(0))).unwrap();
+    let mut bad = finished(a.stage);
+    bad.counts = Counts { expected: 200, output: 190, quarantined: 10, ..Counts::default() };
+    let commands = report(&mut s, "w", a, Ok(bad), secs(0));
+    assert!(commands.contains(&Command::Finish(Ending::Stopped(Stop::TooManyQuarantined { quarantined: 10, of: 200 }))));
+}
+
+#[test]
+fn a_recovered_run_goes_on_where_it_was() {
+    let mut recovered = fresh(2);
+    recovered[0].committed = vec![(0, finished(Stage::Prompts)), (1, finished(Stage::Prompts))];
+    recovered[1].committed = vec![(1, finished(Stage::Pairs))];
+    let mut s = Scheduler::new(policy(), 7, recovered);
+    let a = granted(&join(&mut s, "w", secs(0))).unwrap();
+    assert_eq!((a.stage, a.partition), (Stage::Filter, 1));
+    assert_eq!(a.epoch >> 32, 7);
+}
+
+/// One thing that the outside world may do.
+#[derive(Clone, Debug)]
+enum Act {
+    Join(u8),
+    Succeed(u8),
+    Fail(u8, bool),
+    Silence(u8),
+    Wait(u16),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        3 => (0u8..4).prop_map(Act::Join),
+        6 => (0u8..4).prop_map(Act::Succeed),
+        1 => (0u8..4, any::<bool>()).prop_map(|(w, transient)| Act::Fail(w, transient)),
+        1 => (0u8..4).prop_map(Act::Silence),
+        2 => (0u16..90).prop_map(Act::Wait),
+    ]
+}
+
+/// A world of four workers that checks the scheduler's promises after every event.
+struct World {
+    s: Scheduler,
+    now: Moment,
+    holds: BTreeMap<u8, Assignment>,
+    last_epoch: u64,
+    done: BTreeSet<(Stage, u32)>,
+    ended: bool,
+}
+
+impl World {
+    fn apply(&mut self, event: Event) {
+        for command in self.s.step(event, self.now) {
+            match command {
+                Command::Grant { worker, assignment } => {
+                    assert!(assignment.epoch > self.last_epoch, "an epoch went back");
+                    assert!(!self.done.contains(&(assignment.stage, assignment.partition)), "committed work was given out again");
+                    self.last_epoch = assignment.epoch;
+                    self.holds.insert(worker.parse().unwrap(), assignment);
+                }
+                Command::Notice(Notice::Committed { assignment, .. }) => {
+                    assert!(self.done.insert((assignment.stage, assignment.partition)), "one partition was counted twice");
+                }
+                Command::Finish(_) => {
+                    assert!(!self.ended, "the end was announced twice");
+                    self.ended = true;
+                }
+                Command::Dismiss { .. } | Command::Continue { .. } | Command::Acknowledge { .. } | Command::Notice(_) => {}
+            }
+        }
+        let leased: Vec<_> = self.s.workers().values().filter_map(|w| w.holds).collect();
+        let distinct: BTreeSet<_> = leased.iter().map(|a| (a.stage, a.partition)).collect();
+        assert_eq!(leased.len(), distinct.len(), "one partition is leased twice");
+    }
+
+    fn report(&mut self, worker: u8, outcome: Result<Finished, Failure>) {
+        if let Some(assignment) = self.holds.remove(&worker) {
+            self.apply(Event::Reported { worker: worker.to_string(), assignment, outcome });
+            self.apply(Event::WantsWork { worker: worker.to_string() });
+        }
+    }
+
+    fn act(&mut self, act: Act) {
+        match act {
+            Act::Join(w) => {
+                self.apply(Event::Joined { worker: w.to_string(), device: String::new() });
+                self.apply(Event::WantsWork { worker: w.to_string() });
+            }
+            Act::Succeed(w) => {
+                let stage = self.holds.get(&w).map_or(Stage::Prompts, |a| a.stage);
+                self.report(w, Ok(finished(stage)));
+            }
+            Act::Fail(w, transient) => self.report(w, failure(if transient { Cause::Transient } else { Cause::Preempted })),
+            Act::Silence(w) => self.apply(Event::Left { worker: w.to_string(), why: "killed".to_string() }),
+            Act::Wait(s) => {
+                self.now += secs(u64::from(s));
+                self.apply(Event::Tick);
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_history_followed_by_calm_completes(acts in prop::collection::vec(act(), 0..200), partitions in 1u32..6) {
+        let unlimited = Policy { attempts: u32::MAX, preemptions: u32::MAX, ..policy() };
+        let s = Scheduler::new(unlimited, 1, fresh(partitions));
+        let mut world = World { s, now: secs(0), holds: BTreeMap::new(), last_epoch: 0, done: BTreeSet::new(), ended: false };
+        acts.into_iter().for_each(|a| world.act(a));
+        for _ in 0..200 {
+            [Act::Join(0), Act::Succeed(0), Act::Wait(61)].into_iter().for_each(|a| world.act(a));
+        }
+        prop_assert!(world.ended);
+        prop_assert_eq!(world.done.len() as u32, 3 * partitions + 1 + 2);
+    }
+}

@@ -1,0 +1,51 @@
+//! Terms: each coordinator incarnation owns one number, and with it the upper half of its epochs.
+//!
+//! A term is taken by creating an object, so two coordinators never share one, and a restart always gets a
+//! larger one: epochs never go back, without any database.
+
+use ip2p_pipeline::Result;
+use ip2p_pipeline::layout;
+use ip2p_pipeline::store::{Created, Store};
+
+/// The right to grant epochs `number << 32 ..`.
+#[derive(Clone, Debug)]
+pub struct Term {
+    store: Store,
+    pub number: u32,
+}
+
+impl Term {
+    /// Takes the next free term.
+    pub async fn take(store: &Store) -> Result<Self> {
+        let taken = store.list(layout::TERMS).await?;
+        let last = taken.last().and_then(|(key, _)| layout::term_of(key)).unwrap_or(0);
+        let mut number = last + 1;
+        let owner = serde_json::json!({ "process": std::process::id(), "version": env!("CARGO_PKG_VERSION") });
+        while store.create(&layout::term(number), owner.to_string().into()).await? == Created::AlreadyExists {
+            number += 1;
+        }
+        Ok(Term { store: store.clone(), number })
+    }
+
+    /// The newer term, if another coordinator has taken the run over.
+    ///
+    /// An error of the store says nothing: it is left to the next check.
+    pub async fn lost(&self) -> Option<u32> {
+        let next = self.number + 1;
+        matches!(self.store.get(&layout::term(next)).await, Ok(Some(_))).then_some(next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn terms_only_grow_and_the_older_one_notices() {
+        let store = Store::memory();
+        let first = Term::take(&store).await.unwrap();
+        assert_eq!((first.number, first.lost().await), (1, None));
+        let second = Term::take(&store).await.unwrap();
+        assert_eq!((second.number, first.lost().await, second.lost().await), (2, Some(2), None));
+    }
+}
