@@ -11,6 +11,7 @@ pub mod formats;
 pub mod ids;
 pub mod layout;
 pub mod manifest;
+pub mod model_id;
 pub mod plan;
 pub mod records;
 pub mod rng;

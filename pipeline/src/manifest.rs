@@ -110,6 +110,15 @@ impl PartitionManifest {
         self.chunks.iter().map(|chunk| chunk.seconds).sum()
     }
 
+    /// Sums of the chunks' figures.
+    pub fn figures(&self) -> BTreeMap<String, f64> {
+        let mut total = BTreeMap::new();
+        for (name, value) in self.chunks.iter().flat_map(|chunk| &chunk.figures) {
+            *total.entry(name.clone()).or_default() += value;
+        }
+        total
+    }
+
     /// Objects of one role, in the order of their chunks.
     pub fn objects<'a>(&'a self, role: &'a str) -> impl Iterator<Item = &'a DataObject> {
         self.chunks.iter().flat_map(|chunk| &chunk.objects).filter(move |object| object.role == role)

@@ -1,0 +1,106 @@
+//! From a spec to a run that can be driven: frozen corpus, frozen partitioning, plan, and what is already done.
+
+use crate::scheduler::Recovered;
+use futures::{StreamExt, TryStreamExt};
+use ip2p_pipeline::commit;
+use ip2p_pipeline::corpus::{self, CorpusManifest};
+use ip2p_pipeline::layout::{self, Stage, StageDir};
+use ip2p_pipeline::manifest::{Attempt, PartitionManifest};
+use ip2p_pipeline::plan::{Partitioning, Plan};
+use ip2p_pipeline::spec::{PromptBackend, Spec};
+use ip2p_pipeline::store::{Created, Store};
+use ip2p_pipeline::task::Finished;
+use ip2p_pipeline::{Result, model_id};
+
+/// Manifests read at the same time during recovery.
+const READS: usize = 32;
+
+/// A run whose input and partitioning are frozen in the store.
+#[derive(Debug)]
+pub struct Prepared {
+    pub store: Store,
+    pub plan: Plan,
+    pub corpus: CorpusManifest,
+}
+
+/// The store of a run.
+pub fn open_store(spec: &Spec) -> Result<Store> {
+    Ok(Store::open(&spec.store)?.child(&spec.name))
+}
+
+/// Freezes what is not frozen yet. Everything it writes is created once and never changed.
+pub async fn prepare(spec: Spec) -> Result<Prepared> {
+    let store = open_store(&spec)?;
+    let corpus_dir = corpus_dir(&spec).await?;
+    let corpus = match corpus::load(&store, &corpus_dir).await? {
+        Some(corpus) => corpus,
+        None => {
+            let attempt = Attempt { epoch: 0, worker: format!("import-{}", std::process::id()) };
+            corpus::import(&spec.corpus, takes_triplets(&spec), &store, &corpus_dir, &attempt).await?
+        }
+    };
+    let models = model_id::fingerprints(&spec.models)?;
+    let prompts = Plan::prompts_dir(&spec, corpus.fingerprint, &models);
+    let wanted = Partitioning { records: corpus.records, partition_records: spec.partition.records };
+    let partitioning = freeze(&store, &layout::partitioning(&prompts), wanted).await?;
+    let plan = Plan::new(spec, corpus_dir, corpus.fingerprint, models, partitioning);
+    plan.partitioning.partitions()?;
+    store.create(&layout::plan(plan.fingerprint()), commit::encode(&plan)?).await?;
+    Ok(Prepared { store, plan, corpus })
+}
+
+/// Named after the files that a corpus is read from, so that a changed file is read again.
+async fn corpus_dir(spec: &Spec) -> Result<StageDir> {
+    let fingerprint = corpus::source_fingerprint(&spec.corpus, takes_triplets(spec)).await?;
+    Ok(StageDir { stage: Stage::Corpus, fingerprint })
+}
+
+fn takes_triplets(spec: &Spec) -> bool {
+    spec.stages.prompts.backend == PromptBackend::File
+}
+
+/// The first run's partitioning stays, so that no finished partition loses its bounds.
+async fn freeze(store: &Store, key: &str, wanted: Partitioning) -> Result<Partitioning> {
+    if store.create(key, commit::encode(&wanted)?).await? == Created::Yes {
+        return Ok(wanted);
+    }
+    let frozen: Partitioning = commit::decode(key, &store.require(key).await?)?;
+    if frozen.partition_records != wanted.partition_records {
+        tracing::warn!(
+            "partition.records stays {} for this run: its partitions were cut at the first start",
+            frozen.partition_records
+        );
+    }
+    Ok(frozen)
+}
+
+/// What the store already holds of every stage: one LIST per stage, then the manifests themselves.
+pub async fn recover(store: &Store, plan: &Plan) -> Result<Vec<Recovered>> {
+    let partitions = plan.partitioning.partitions()?;
+    let mut recovered = Vec::new();
+    for stage in Stage::RUN {
+        let committed = committed(store, plan.dir(stage)).await?;
+        let partitions = match stage {
+            Stage::Prompts | Stage::Pairs | Stage::Filter | Stage::Corpus => partitions,
+            Stage::Index => 1,
+            Stage::Shards => 0,
+        };
+        recovered.push(Recovered { stage, partitions, committed, unblocked: stage == Stage::Prompts });
+    }
+    Ok(recovered)
+}
+
+/// The committed partitions of one stage, with their figures.
+pub async fn committed(store: &Store, dir: StageDir) -> Result<Vec<(u32, Finished)>> {
+    let manifests = manifests(store, dir).await?;
+    let finished = |m: &PartitionManifest| Finished { counts: m.counts(), seconds: m.seconds(), figures: m.figures() };
+    Ok(manifests.iter().map(|m| (m.partition, finished(m))).collect())
+}
+
+/// All partition manifests of one stage, by partition.
+pub async fn manifests(store: &Store, dir: StageDir) -> Result<Vec<PartitionManifest>> {
+    let keys = store.list(&dir.manifests()).await?;
+    let keys = keys.into_iter().filter(|(key, _)| StageDir::partition_of(key).is_some());
+    let read = |(key, _): (String, u64)| async move { commit::decode::<PartitionManifest>(&store.url_of(&key), &store.require(&key).await?) };
+    futures::stream::iter(keys).map(read).buffered(READS).try_collect().await
+}
