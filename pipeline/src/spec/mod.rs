@@ -1,6 +1,25 @@
-//! `pipeline.yaml`: parsed into one type (`raw`), validated into another ([`Spec`]).
+//! `pipeline.yaml`: parsed into a tree with places (`yaml`), changed by `--set` (`overrides`), validated into
+//! [`Spec`] by the schema (`keys`) and the rules between keys (`rules`).
 //!
 //! [`Spec`] holds only valid values: whoever has one need not check again.
+
+mod diagnostics;
+mod files;
+mod keys;
+mod kinds;
+mod load;
+mod overrides;
+mod references;
+mod rules;
+mod section;
+#[cfg(test)]
+mod tests;
+mod yaml;
+
+pub use diagnostics::{Diagnostic, Diagnostics};
+pub use files::{Disk, Files, Unchecked};
+pub use load::reference;
+pub use section::{KeyDoc, Presence};
 
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -134,6 +153,7 @@ pub struct Pairs {
 pub enum Sampler {
     EulerAncestral,
     /// DPM-Solver++ (2M).
+    #[serde(rename = "dpmpp_2m")]
     Dpmpp2m,
 }
 
@@ -157,7 +177,9 @@ pub struct Range {
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ImageFormat {
     /// Baseline JPEG, 4:2:0 as the original, quality 1..=100.
-    Jpeg { quality: u8 },
+    Jpeg {
+        quality: u8,
+    },
     Png,
     /// Lossless WebP.
     Webp,
