@@ -1,0 +1,184 @@
+"""Train the CLIP.  python clip.py --out DIR --steps 3000 [--vae DIR/vae.pt] [--drawn FILE ...]
+
+Each batch holds pairs: a scene and the same scene with one thing changed, captions
+in the same wording.  A caption counts as right for every picture that it describes
+(what it leaves unsaid may be anything), and the change of the picture has to point
+in the direction of the change of the caption.  With --vae half of the pictures have
+gone through the autoencoder with noise on the latents; with --drawn pictures that
+the UNet drew are mixed in, labelled by what the oracle reads from them.
+"""
+import argparse
+import copy
+import os
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import CLIPConfig, CLIPModel
+
+import cliptok
+import vae as vaemod
+import world
+
+MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
+STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
+SHORT = 32  # captions have at most 20 tokens; what stands after the end cannot matter
+
+
+def build(vocab):
+    return CLIPModel(CLIPConfig(
+        text_config=dict(vocab_size=vocab, hidden_size=96, intermediate_size=384, num_hidden_layers=2,
+                         num_attention_heads=4, max_position_embeddings=77, hidden_act="quick_gelu",
+                         layer_norm_eps=1e-5, projection_dim=64, bos_token_id=vocab - 2, eos_token_id=vocab - 1,
+                         pad_token_id=vocab - 1),
+        vision_config=dict(hidden_size=96, intermediate_size=384, num_hidden_layers=3, num_attention_heads=4,
+                           image_size=64, patch_size=8, hidden_act="quick_gelu", layer_norm_eps=1e-5,
+                           projection_dim=64),
+        projection_dim=64, logit_scale_init_value=2.6592))
+
+
+def prepare(u8):
+    """uint8 NHWC or float [0,1] NCHW to what the image tower takes."""
+    x = torch.as_tensor(u8)
+    if x.dtype == torch.uint8:
+        x = x.permute(0, 3, 1, 2).float() / 255
+    return (x - MEAN) / STD
+
+
+def attributes(scene):
+    return [world.VALUES[k].index(v) for k, v in zip(world.KINDS, scene)]
+
+
+def said(words, scene):
+    return [i if words[k] else -1 for k, i in zip(world.KINDS, attributes(scene))]
+
+
+def pairs(rng, n):
+    """n pairs: scenes, captions, attribute rows of captions, kind of the change, pictures."""
+    scenes, caps, marks, kinds, pix = [], [], [], [], []
+    for _ in range(n):
+        s = world.random_scene(rng)
+        f, w = world.random_form(rng), world.random_words(rng, s)
+        kind, _, after, s2 = world.random_edit(rng, s, f, w)
+        w2 = {**w, kind: "x"}
+        seed = rng.integers(1 << 62)
+        scenes += [s, s2]
+        caps += [world.compose(f, w), after]
+        marks += [said(w, s), said(w2, s2)]
+        kinds.append(world.KINDS.index(kind))
+        pix += [world.render(s, np.random.default_rng(seed)),
+                world.render(s2, np.random.default_rng(seed if rng.random() < 0.7 else seed + 1))]
+    return scenes, caps, np.array(marks), np.array(kinds), np.stack(pix)
+
+
+def losses(model, x, ids, have, marks, kinds):
+    """have: attributes of the pictures (-1: none of them), marks: attributes of the captions (-1: unsaid)."""
+    img = F.normalize(model.get_image_features(pixel_values=x).float(), dim=-1)
+    txt = F.normalize(model.get_text_features(input_ids=ids).float(), dim=-1)
+    right = ((have[:, None] == marks[None]) | (marks[None] < 0)).all(-1).float()
+    logits = img @ txt.T * model.logit_scale.exp().clamp(max=50)
+    a = right / right.sum(1, keepdim=True).clamp(min=1)
+    b = (right / right.sum(0, keepdim=True).clamp(min=1)).T
+    nce = -(a * logits.log_softmax(1)).sum(1).mean() - (b * logits.T.log_softmax(1)).sum(1).mean()
+    # an absolute level too: right pairs near 0.8, wrong ones under 0.4
+    cos = img @ txt.T
+    level = (right * F.relu(0.8 - cos) ** 2).sum() / right.sum().clamp(min=1) \
+        + ((1 - right) * F.relu(cos - 0.4) ** 2).sum() / (1 - right).sum()
+    di = F.normalize(img[1::2] - img[0::2], dim=-1)
+    dt = F.normalize(txt[1::2] - txt[0::2], dim=-1)
+    good = torch.diagonal(right)[0::2] * torch.diagonal(right)[1::2]
+    cd = di @ dt.T
+    direction = (good * (1 - torch.diagonal(cd))).sum() / good.sum().clamp(min=1)
+    other = (kinds[:, None] != kinds[None]).float()
+    direction = direction + (other * F.relu(cd) ** 2).sum() / other.sum()
+    return nce, level, direction, cd, good, right, cos
+
+
+def main():
+    a = argparse.ArgumentParser()
+    a.add_argument("--out", required=True)
+    a.add_argument("--vae")
+    a.add_argument("--drawn", nargs="*", default=[])
+    a.add_argument("--steps", type=int, default=3000)
+    a.add_argument("--pairs", type=int, default=40)
+    a.add_argument("--lr", type=float, default=1e-3)
+    a.add_argument("--threads", type=int, default=1)
+    a = a.parse_args()
+    os.makedirs(a.out, exist_ok=True)
+    torch.set_num_threads(a.threads)
+    torch.manual_seed(6)
+    tok = cliptok.Words()
+    model = build(tok.size)
+    print(sum(p.numel() for p in model.parameters()), "parameters", flush=True)
+    ema = copy.deepcopy(model)
+    for p in ema.parameters():
+        p.requires_grad_(False)
+    opt = torch.optim.AdamW(model.parameters(), lr=a.lr, betas=(0.9, 0.98), weight_decay=0.02)
+    step, spent = 0, 0.0
+    path = os.path.join(a.out, "clip.pt")
+    if os.path.exists(path):
+        s = torch.load(path, weights_only=False)
+        model.load_state_dict(s["model"]); ema.load_state_dict(s["ema"]); opt.load_state_dict(s["opt"])
+        step, spent = s["step"], s["spent"]
+    vae = None
+    if a.vae:
+        vae = vaemod.build()
+        vae.load_state_dict(torch.load(a.vae, weights_only=False)["ema"])
+        vae.eval()
+    drawn = [torch.load(f, weights_only=False) for f in a.drawn]
+    drawn = {k: sum((d[k] for d in drawn), type(drawn[0][k])()) if isinstance(drawn[0][k], list)
+             else np.concatenate([d[k] for d in drawn]) for k in drawn[0]} if drawn else None
+    rng = np.random.default_rng(3000 + step)
+    torch.manual_seed(3000 + step)
+    t0, run = time.time(), {}
+    while step < a.steps:
+        for g in opt.param_groups:
+            g["lr"] = float(a.lr * min(1, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / a.steps))))
+        scenes, caps, marks, kinds, pix = pairs(rng, a.pairs)
+        have = np.array([attributes(s) for s in scenes])
+        x = torch.from_numpy(pix).permute(0, 3, 1, 2).float() / 255
+        if vae is not None:
+            half = torch.arange(len(x)) % 4 < 2
+            with torch.no_grad():
+                z = vae.encode(x[half] * 2 - 1).latent_dist.mean
+                z = z + z.std() * 0.25 * torch.rand(len(z), 1, 1, 1) * torch.randn_like(z)
+                x[half] = (vae.decode(z).sample / 2 + 0.5).clamp(0, 1)
+        elif rng.random() < 0.5:
+            x = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear")
+        x = (x + 0.02 * torch.randn(len(x), 3, 1, 1) + 0.02 * torch.randn_like(x)).clamp(0, 1)
+        if drawn is not None:
+            n = a.pairs // 2
+            j = rng.integers(len(drawn["kinds"]), size=n)
+            x[:2 * n] = torch.from_numpy(drawn["pix"][j]).flatten(0, 1).permute(0, 3, 1, 2).float() / 255
+            have[:2 * n] = drawn["have"][j].reshape(2 * n, 5)
+            marks[:2 * n] = drawn["marks"][j].reshape(2 * n, 5)
+            kinds[:n] = drawn["kinds"][j]
+            caps[:2 * n] = [c for i in j for c in drawn["caps"][i]]
+        x = (x - MEAN) / STD
+        nce, level, direction, cd, good, right, cos = losses(
+            model, x, torch.from_numpy(tok(caps, SHORT)), torch.from_numpy(have), torch.from_numpy(marks),
+            torch.from_numpy(kinds))
+        loss = nce + 4 * level + direction
+        opt.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        opt.step()
+        step += 1
+        d = min(0.998, step / (step + 20))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - d)
+            best = right[torch.arange(len(x)), cos.argmax(1)].mean()
+            dg = torch.diagonal(cd)
+        for n, v in dict(nce=nce, level=level, direction=direction, top1=best, dirgood=(dg * good).sum() / good.sum().clamp(min=1)).items():
+            run[n] = run.get(n, v.item()) * 0.97 + 0.03 * v.item()
+        if step % 50 == 0:
+            print(step, f"{time.time() - t0:.0f}s", {n: round(v, 3) for n, v in run.items()}, flush=True)
+        if step % 250 == 0 or step == a.steps:
+            torch.save(dict(model=model.state_dict(), ema=ema.state_dict(), opt=opt.state_dict(), step=step,
+                            spent=spent + time.time() - t0), path + ".tmp")
+            os.replace(path + ".tmp", path)
+
+
+if __name__ == "__main__":
+    main()
