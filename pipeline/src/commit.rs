@@ -43,7 +43,7 @@ pub async fn read<M: DeserializeOwned>(store: &Store, key: &str) -> Result<Optio
 /// Creates `manifest` at `key`, or learns who did.
 ///
 /// On `AlreadyExists` the manifest is read back: a lost reply makes our own commit look like another's.
-async fn create<M>(store: &Store, key: &str, manifest: &M, attempt_of: impl Fn(&M) -> &Attempt) -> Result<Committed<M>>
+pub(crate) async fn create<M>(store: &Store, key: &str, manifest: &M, attempt_of: impl Fn(&M) -> &Attempt) -> Result<Committed<M>>
 where
     M: Serialize + DeserializeOwned,
 {

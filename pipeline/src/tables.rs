@@ -29,7 +29,7 @@ const BATCH_ROWS: usize = 8192;
 /// Rows per row group: what a writer holds in memory, encoded and compressed (about 30 MB for the index).
 const GROUP_ROWS: usize = 16 * BATCH_ROWS;
 
-/// A record type with a fixed Parquet schema: [`crate::records`]' `Triplet`, `RejectedCompletion`,
+/// A record type with a fixed Parquet schema: [`crate::records`]' `CorpusRecord`, `Triplet`, `RejectedCompletion`,
 /// `ScoredCandidate`, `IndexRow` and `Quarantined`. Sealed by its two hidden methods.
 pub trait Table: Sized {
     /// What a table of these is called in messages.

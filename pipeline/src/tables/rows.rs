@@ -5,12 +5,36 @@ use super::columns::{Columns, Rows};
 use crate::error::Result;
 use crate::ids::TripletId;
 use crate::records::{
-    Candidate, ImageRef, IndexRow, Quarantined, RejectReason, RejectedCompletion, ScoredCandidate, Scores, Triplet, Verdict,
+    Candidate, CorpusRecord, Edit, ImageRef, IndexRow, Quarantined, RejectReason, RejectedCompletion, ScoredCandidate, Scores, Triplet,
+    Verdict,
 };
 
 /// An owned copy of an optional cell.
 fn owned(text: Option<&str>) -> Option<String> {
     text.map(str::to_string)
+}
+
+impl Table for CorpusRecord {
+    const NAME: &'static str = "table of captions";
+
+    fn columns(rows: &[Self]) -> Columns {
+        Columns::default()
+            .text("caption", rows.iter().map(|r| &r.caption))
+            .optional_text("url", rows.iter().map(|r| r.url.as_ref()))
+            .optional_text("edit", rows.iter().map(|r| r.edit.as_ref().map(|e| &e.edit)))
+            .optional_text("output", rows.iter().map(|r| r.edit.as_ref().map(|e| &e.output)))
+    }
+
+    fn rows(batch: &Rows<'_>) -> Result<Vec<Self>> {
+        let (caption, url) = (batch.text("caption")?, batch.optional_text("url")?);
+        let (edit, output) = (batch.optional_text("edit")?, batch.optional_text("output")?);
+        let row = |i: usize| CorpusRecord {
+            caption: caption.value(i).to_string(),
+            url: owned(url[i]),
+            edit: owned(edit[i]).zip(owned(output[i])).map(|(edit, output)| Edit { edit, output }),
+        };
+        Ok((0..batch.len()).map(row).collect())
+    }
 }
 
 impl Table for Triplet {
