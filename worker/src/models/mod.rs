@@ -2,7 +2,12 @@
 
 mod checkpoint;
 pub mod error;
+mod layers;
+pub mod unet;
+pub mod vae;
 pub mod weights;
 
 pub use error::{Error, Result};
+pub use unet::UNet;
+pub use vae::Vae;
 pub use weights::Weights;

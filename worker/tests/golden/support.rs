@@ -1,0 +1,111 @@
+//! Finding cases, reading their files, comparing.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use serde::de::DeserializeOwned;
+
+/// The reference folder.
+pub fn root() -> PathBuf {
+    match std::env::var_os("IP2P_GOLDEN") {
+        // Cargo runs tests in the package's folder; a relative path is meant from where cargo was called, the workspace.
+        Some(dir) if Path::new(&dir).is_absolute() => PathBuf::from(dir),
+        Some(dir) => workspace().join(dir),
+        None => workspace().join("tests/golden"),
+    }
+}
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+/// The folder of a case, or `None` after saying that it is skipped.
+pub fn case(name: &str) -> Option<PathBuf> {
+    let folder = root().join(name);
+    if !folder.is_dir() {
+        eprintln!("skipped: no {name} in {}", root().display());
+        return None;
+    }
+    Some(folder)
+}
+
+/// The files of a folder whose names start with `start` and end with `end`, in order.
+pub fn files(folder: &Path, start: &str, end: &str) -> Vec<PathBuf> {
+    let fits = |name: &str| name.starts_with(start) && name.ends_with(end);
+    let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.file_name().and_then(|n| n.to_str()).is_some_and(fits))
+        .collect();
+    found.sort();
+    found
+}
+
+pub fn json<T: DeserializeOwned>(path: &Path) -> T {
+    let text = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_slice(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The tensors of one reference file.
+pub struct Reference {
+    path: PathBuf,
+    tensors: BTreeMap<String, Tensor>,
+}
+
+impl Reference {
+    pub fn open(path: &Path) -> Self {
+        let tensors = candle_core::safetensors::load(path, &Device::Cpu).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        Reference { path: path.to_path_buf(), tensors: tensors.into_iter().collect() }
+    }
+
+    pub fn find(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(name)
+    }
+
+    pub fn get(&self, name: &str) -> &Tensor {
+        self.find(name).unwrap_or_else(|| panic!("{}: no tensor {name}", self.path.display()))
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    pub fn f32s(&self, name: &str) -> Vec<f32> {
+        self.get(name).to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    pub fn bytes(&self, name: &str) -> Vec<u8> {
+        self.get(name).flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// Asserts that `actual` has the shape of tensor `name` and differs from it by at most `tolerance` anywhere.
+    pub fn assert_close(&self, name: &str, actual: &Tensor, tolerance: f32) {
+        let expected = self.get(name);
+        let what = format!("{}: {name}", self.path.display());
+        assert_eq!(actual.dims(), expected.dims(), "{what}: shape");
+        let difference = max_difference(actual, expected);
+        println!("{what}: max abs difference {difference:.2e}, tolerance {tolerance:.0e}");
+        assert!(difference <= tolerance, "{what}: max abs difference {difference:e} > {tolerance:e}");
+    }
+}
+
+pub fn max_difference(a: &Tensor, b: &Tensor) -> f32 {
+    let flat = |t: &Tensor| t.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    max_abs(&flat(a), &flat(b))
+}
+
+/// The largest difference; NaN anywhere is infinite.
+pub fn max_abs(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, |most, d| if d.is_nan() { f32::INFINITY } else { most.max(d) })
+}
+
+/// Asserts that bytes differ by at most 1, and at most the fraction `share` of them at all.
+pub fn assert_bytes(what: &str, actual: &[u8], expected: &[u8], share: f64) {
+    assert_eq!(actual.len(), expected.len(), "{what}: size");
+    let differing = actual.iter().zip(expected).filter(|(a, e)| a != e).count();
+    let largest = actual.iter().zip(expected).map(|(a, e)| a.abs_diff(*e)).max().unwrap_or(0);
+    assert!(largest <= 1, "{what}: bytes differ by up to {largest}");
+    assert!(differing as f64 <= share * expected.len() as f64, "{what}: {differing} of {} bytes differ", expected.len());
+}

@@ -1,0 +1,97 @@
+//! One call of the UNet, Prompt-to-Prompt off and on, from both namings.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device};
+use ip2p_worker::models::unet::{Rows, UNet, UNetConfig};
+use ip2p_worker::models::{Weights, error::Error};
+
+use super::support::{Reference, case, files, json, max_difference};
+
+const TOLERANCE: f32 = 5e-5;
+
+/// A UNet of a case folder: `config.json` gives the sizes, `file` the tensors.
+pub fn load(folder: &Path, file: &Path) -> UNet {
+    let config = UNetConfig::read(&folder.join("config.json")).unwrap();
+    UNet::load(config, &Weights::open(file).unwrap(), false, DType::F32, &Device::Cpu).unwrap()
+}
+
+/// All UNets of a case folder, one for each naming.
+pub fn all(folder: &Path) -> Vec<(PathBuf, UNet)> {
+    let found = files(folder, "unet_", ".safetensors");
+    assert!(!found.is_empty(), "no unet_*.safetensors in {}", folder.display());
+    found.into_iter().map(|file| (file.clone(), load(folder, &file))).collect()
+}
+
+/// Rows of a reference batch of one pair, each with a context of its own: the second half of each half follows the first.
+fn rows(b: usize, p2p: bool) -> Rows {
+    let half = b / 2;
+    let pairs = [0, half].into_iter().flat_map(|start| (0..half / 2).map(move |i| (start + i, start + half / 2 + i)));
+    Rows { texts: (0..b).map(|text| (text, 1)).collect(), shared: if p2p { pairs.collect() } else { vec![] } }
+}
+
+#[test]
+fn golden_unet() {
+    let Some(folder) = case("unet_p2p") else { return };
+    let runs = files(&folder, "io", ".safetensors");
+    assert!(!runs.is_empty(), "no io*.safetensors in {}", folder.display());
+    for (_, unet) in all(&folder) {
+        for run in &runs {
+            let io = Reference::open(run);
+            let x = io.get("x");
+            let b = x.dim(0).unwrap();
+            let text = unet.text_context(io.get("context")).unwrap();
+            for (t, out) in [("timesteps", "out"), ("timesteps_b", "out_b")] {
+                let Some(t) = io.find(t) else { continue };
+                let off = unet.forward(x, t, &text, &rows(b, false)).unwrap();
+                let on = unet.forward(x, t, &text, &rows(b, true)).unwrap();
+                io.assert_close(&format!("{out}_p2p_off"), &off, TOLERANCE);
+                io.assert_close(&format!("{out}_p2p_on"), &on, TOLERANCE);
+            }
+        }
+    }
+}
+
+/// A pair that shares beside one that does not, in one batch: as each alone.
+#[test]
+fn golden_unet_mixed_rows() {
+    let Some(folder) = case("unet_p2p") else { return };
+    let (_, unet) = all(&folder).swap_remove(0);
+    let io = Reference::open(&files(&folder, "io", ".safetensors")[0]);
+    let text = unet.text_context(io.get("context")).unwrap();
+    let mut mixed = rows(4, true);
+    mixed.shared.remove(0);
+    let out = unet.forward(io.get("x"), io.get("timesteps"), &text, &mixed).unwrap();
+    for (row, name) in [(0, "out_p2p_off"), (1, "out_p2p_off"), (2, "out_p2p_on"), (3, "out_p2p_on")] {
+        let difference = max_difference(&out.get(row).unwrap(), &io.get(name).get(row).unwrap());
+        assert!(difference <= TOLERANCE, "row {row}: {difference:e}");
+    }
+}
+
+/// Sizes read from the shapes of the original naming are those of the configuration, except for the number of heads.
+#[test]
+fn golden_unet_sizes_from_shapes() {
+    let Some(folder) = case("unet_p2p") else { return };
+    let weights = Weights::open(&folder.join("unet_ldm.safetensors")).unwrap();
+    let mut inferred = UNetConfig::infer(&weights, "model.diffusion_model.").unwrap();
+    let config = UNetConfig::read(&folder.join("config.json")).unwrap();
+    let params: serde_json::Value = json(&folder.join("ldm_unet_params.json"));
+    assert_eq!(params["model_channels"], config.levels[0].channels);
+    inferred.levels.iter_mut().zip(&config.levels).for_each(|(inferred, level)| inferred.heads = level.heads);
+    assert_eq!(inferred, config);
+}
+
+/// A configuration of other sizes is refused with the names and shapes that do not fit.
+#[test]
+fn golden_unet_of_other_sizes_is_refused() {
+    let Some(folder) = case("unet_p2p") else { return };
+    let mut config = UNetConfig::read(&folder.join("config.json")).unwrap();
+    config.layers_per_block += 1;
+    config.context_width += 8;
+    let weights = Weights::open(&folder.join("unet_diffusers.safetensors")).unwrap();
+    let error = UNet::load(config, &weights, false, DType::F32, &Device::Cpu).err().unwrap();
+    let Error::Mismatch(mismatch) = error else { panic!("{error}") };
+    let text = mismatch.to_string();
+    assert!(mismatch.problems.len() > 50 && text.contains("attn2.to_k.weight is ["), "{text}");
+    assert!(mismatch.problems.iter().any(|p| p.to_string().starts_with("missing: down_blocks.0.resnets.1.conv1.weight")), "{text}");
+}

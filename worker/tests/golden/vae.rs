@@ -1,0 +1,93 @@
+//! The autoencoder from every file format and naming, and the conversion to bytes.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{D, DType, Device};
+use ip2p_worker::models::Weights;
+use ip2p_worker::models::vae::{Vae, VaeConfig, each_image, to_u8, to_unit};
+
+use super::support::{Reference, assert_bytes, case, files};
+
+const TOLERANCE: f32 = 3e-5;
+
+/// The autoencoder of a case folder, from `file` of it.
+pub fn load(folder: &Path, file: &Path) -> Vae {
+    let config = VaeConfig::read(&folder.join("config.json")).unwrap();
+    Vae::load(config, &Weights::open(file).unwrap(), DType::F32, &Device::Cpu).unwrap()
+}
+
+fn all(folder: &Path) -> Vec<(PathBuf, Vae)> {
+    let mut found = files(folder, "vae", ".safetensors");
+    found.extend(files(folder, "vae", ".ckpt"));
+    assert!(!found.is_empty(), "no vae*.safetensors in {}", folder.display());
+    found.into_iter().map(|file| (file.clone(), load(folder, &file))).collect()
+}
+
+#[test]
+fn golden_vae() {
+    let Some(folder) = case("vae") else { return };
+    let runs = files(&folder, "io", ".safetensors");
+    assert!(!runs.is_empty(), "no io*.safetensors in {}", folder.display());
+    for (_, vae) in all(&folder) {
+        for run in &runs {
+            let io = Reference::open(run);
+            let sets: Vec<String> = io.names().filter_map(|name| name.strip_suffix(".z")).map(String::from).collect();
+            assert!(!sets.is_empty(), "{}: no set of tensors", run.display());
+            sets.iter().for_each(|set| check(&vae, &io, set));
+        }
+    }
+}
+
+fn check(vae: &Vae, io: &Reference, set: &str) {
+    let name = |tensor: &str| format!("{set}.{tensor}");
+    let image = io.get(&name("image"));
+    let moments = vae.moments(image).unwrap();
+    io.assert_close(&name("moments"), &moments, TOLERANCE);
+    let mode = vae.encode_mode(image).unwrap();
+    io.assert_close(&name("mode"), &mode, TOLERANCE);
+    io.assert_close(&name("mode_scaled"), &(mode * vae.config().scaling_factor).unwrap(), TOLERANCE);
+    let decoded = vae.decode(io.get(&name("z"))).unwrap();
+    io.assert_close(&name("decoded"), &decoded, TOLERANCE);
+    let unit = to_unit(&decoded).unwrap();
+    io.assert_close(&name("clamped"), &unit, TOLERANCE);
+    let bytes: Vec<u8> = each_image(&unit).unwrap().iter().flat_map(|image| to_u8(image).unwrap()).collect();
+    assert_bytes(&name("u8"), &bytes, &io.bytes(&name("u8")), 0.001);
+}
+
+#[test]
+fn golden_vae_bytes() {
+    let Some(folder) = case("vae") else { return };
+    let io = Reference::open(&folder.join("to_u8.safetensors"));
+    assert_eq!(to_u8(io.get("image")).unwrap(), io.bytes("u8"));
+    assert_eq!(to_u8(io.get("image_f16")).unwrap(), io.bytes("u8_from_f16"));
+}
+
+/// The sizes that a single file in the original naming shows are those of the configuration.
+#[test]
+fn golden_vae_sizes_from_shapes() {
+    let Some(folder) = case("vae") else { return };
+    let config = VaeConfig::read(&folder.join("config.json")).unwrap();
+    for file in ["vae_ldm.safetensors", "vae_unprefixed.ckpt"] {
+        assert_eq!(Vae::open(&folder.join(file), DType::F32, &Device::Cpu).unwrap().config(), &config, "{file}");
+    }
+}
+
+/// Folders published by diffusers before 0.17 name the attention's layers differently.
+#[test]
+fn golden_vae_with_early_names() {
+    let Some(folder) = case("vae") else { return };
+    let tensors = candle_core::safetensors::load(folder.join("vae_diffusers.safetensors"), &Device::Cpu).unwrap();
+    let early = |name: &str| name.replace("to_q", "query").replace("to_k", "key").replace("to_v", "value").replace("to_out.0", "proj_attn");
+    let renamed = tensors.into_iter().map(|(name, tensor)| (early(&name), tensor)).collect();
+    let dir = tempfile::tempdir().unwrap();
+    candle_core::safetensors::save(&renamed, dir.path().join("diffusion_pytorch_model.safetensors")).unwrap();
+    std::fs::copy(folder.join("config.json"), dir.path().join("config.json")).unwrap();
+    let vae = Vae::open(dir.path(), DType::F32, &Device::Cpu).unwrap();
+    let io = Reference::open(&files(&folder, "io", ".safetensors")[0]);
+    let set = io.names().find_map(|name| name.strip_suffix(".z")).unwrap().to_string();
+    assert_eq!(
+        vae.moments(io.get(&format!("{set}.image"))).unwrap().dim(D::Minus1).unwrap(),
+        io.get(&format!("{set}.mode")).dim(D::Minus1).unwrap()
+    );
+    io.assert_close(&format!("{set}.decoded"), &vae.decode(io.get(&format!("{set}.z"))).unwrap(), TOLERANCE);
+}
