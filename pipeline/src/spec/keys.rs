@@ -99,7 +99,7 @@ fn prompts(s: &mut Section) -> Option<Prompts> {
     let top_p = s.default("top_p", "1", number(0.01, 1.0), "Sample from the likeliest tokens with this total probability.");
     let max_tokens = s.default("max_tokens", "256", integer(1, 32_768), "Longest completion in tokens.");
     let frequency_penalty = s.default("frequency_penalty", "0.1", number(-2.0, 2.0), "Penalty on tokens already used.");
-    let attempts = s.default("attempts", "3", integer(1, 100), "Completions tried until one can be parsed.");
+    let attempts = s.default("attempts", "4", integer(1, 100), "Completions tried until one can be parsed.");
     let needed = word == Some(BackendWord::OpenAi);
     let openai = s.section_if(needed, "openai", "The server of `backend: openai`; needed by it only.", openai);
     let backend = match (word?, openai?) {

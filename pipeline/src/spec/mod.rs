@@ -84,7 +84,7 @@ pub struct Prompts {
     pub top_p: f64,
     pub max_tokens: u32,
     pub frequency_penalty: f64,
-    /// Completions tried until one parses (the original: 3).
+    /// Completions tried until one passes the rules (the original: 4, one and three retries).
     pub attempts: u32,
 }
 

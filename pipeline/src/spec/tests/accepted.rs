@@ -13,7 +13,7 @@ fn defaults_are_the_originals() {
     let filter = &spec.stages.filter;
     assert_eq!((filter.clip_text, filter.clip_direction, filter.clip_image, filter.keep), (0.2, 0.2, 0.7, 4));
     let prompts = &spec.stages.prompts;
-    assert_eq!((prompts.temperature, prompts.max_tokens, prompts.frequency_penalty, prompts.attempts), (0.7, 256, 0.1, 3));
+    assert_eq!((prompts.temperature, prompts.max_tokens, prompts.frequency_penalty, prompts.attempts), (0.7, 256, 0.1, 4));
     assert_eq!(prompts.backend, PromptBackend::Local);
     assert_eq!(spec.run.retry.backoff_max, Duration::from_secs(60));
     assert_eq!(spec.run.max_quarantined, 0.01);
