@@ -50,12 +50,12 @@ pub async fn prepare(spec: Spec) -> Result<Prepared> {
 }
 
 /// Named after the files that a corpus is read from, so that a changed file is read again.
-async fn corpus_dir(spec: &Spec) -> Result<StageDir> {
+pub async fn corpus_dir(spec: &Spec) -> Result<StageDir> {
     let fingerprint = corpus::source_fingerprint(&spec.corpus, takes_triplets(spec)).await?;
     Ok(StageDir { stage: Stage::Corpus, fingerprint })
 }
 
-fn takes_triplets(spec: &Spec) -> bool {
+pub fn takes_triplets(spec: &Spec) -> bool {
     spec.stages.prompts.backend == PromptBackend::File
 }
 

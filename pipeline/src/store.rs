@@ -115,6 +115,19 @@ impl Store {
         self.inner.put(&self.path(key), PutPayload::from_bytes(bytes)).await.map(drop).map_err(self.error("write", key))
     }
 
+    /// Uploads a local file in parts, replacing what was there; memory is bounded by a few parts.
+    pub async fn put_file(&self, key: &str, file: &std::path::Path) -> Result<()> {
+        let unreadable = |source| Error::File { path: file.display().to_string(), source };
+        let mut reader = tokio::fs::File::open(file).await.map_err(unreadable)?;
+        let mut upload = object_store::buffered::BufWriter::new(self.inner.clone(), self.path(key));
+        let copied = tokio::io::copy(&mut reader, &mut upload).await;
+        let finished = match copied {
+            Ok(_) => tokio::io::AsyncWriteExt::shutdown(&mut upload).await,
+            Err(e) => Err(e),
+        };
+        finished.map_err(|e| self.error("upload", key)(object_store::Error::Generic { store: "upload", source: e.into() }))
+    }
+
     /// Creates an object if there is none: the one atomic step that every guarantee stands on.
     pub async fn create(&self, key: &str, bytes: Bytes) -> Result<Created> {
         let options = PutOptions { mode: PutMode::Create, ..Default::default() };

@@ -32,7 +32,7 @@ pub struct LocalWorkers {
 }
 
 impl LocalWorkers {
-    pub fn start(command: WorkerCommand, slots: u32, log: impl Fn(&str) + Clone + Send + 'static) -> Self {
+    pub fn start(command: WorkerCommand, slots: u32, log: impl Fn(&str) + Clone + Send + Sync + 'static) -> Self {
         let (send, observed) = mpsc::channel(64);
         let mut set = JoinSet::new();
         for slot in 0..slots {
@@ -51,7 +51,7 @@ impl LocalWorkers {
 }
 
 /// Keeps one slot filled until its process leaves by itself or keeps dying.
-async fn keep_alive(slot: u32, command: WorkerCommand, observed: mpsc::Sender<Observed>, log: impl Fn(&str)) {
+async fn keep_alive(slot: u32, command: WorkerCommand, observed: mpsc::Sender<Observed>, log: impl Fn(&str) + Sync) {
     let mut short_lives = 0;
     for start in 0u32.. {
         let worker = format!("local-{slot}.{start}");
@@ -91,7 +91,7 @@ fn spawn(command: &WorkerCommand, worker: &str) -> std::io::Result<Child> {
 }
 
 /// Forwards what the process logs until it ends.
-async fn supervise(mut child: Child, log: &impl Fn(&str)) -> std::io::Result<ExitStatus> {
+async fn supervise(mut child: Child, log: &(impl Fn(&str) + Sync)) -> std::io::Result<ExitStatus> {
     let _lifeline = child.stdin.take();
     if let Some(stderr) = child.stderr.take() {
         let mut lines = BufReader::new(stderr).lines();

@@ -178,7 +178,7 @@ impl Scheduler {
         let mut commands = Vec::new();
         match event {
             Event::Joined { worker, device } => self.joined(worker, device, now, &mut commands),
-            Event::WantsWork { worker } => self.wants_work(worker, now),
+            Event::WantsWork { worker } => self.wants_work(&worker, now, &mut commands),
             Event::Beat { worker, progress } => commands.push(self.beat(worker, progress, now)),
             Event::Reported { worker, assignment, outcome } => self.reported(&worker, assignment, outcome, now, &mut commands),
             Event::Left { worker, why } => self.left(&worker, &why, now, &mut commands),
@@ -198,8 +198,10 @@ impl Scheduler {
         self.workers.insert(worker, joined);
     }
 
-    fn wants_work(&mut self, worker: WorkerName, now: Moment) {
-        if let Some(state) = self.workers.get_mut(&worker) {
+    fn wants_work(&mut self, worker: &WorkerName, now: Moment, commands: &mut Vec<Command>) {
+        // Who asks for work holds none: its report may have been lost on the way.
+        self.release(worker, "the worker asked for other work", now, commands);
+        if let Some(state) = self.workers.get_mut(worker) {
             state.last_beat = now;
             state.wants_work = true;
         }
