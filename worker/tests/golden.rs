@@ -7,6 +7,9 @@
 #[path = "golden/support.rs"]
 mod support;
 
+#[path = "golden/clip.rs"]
+mod clip;
+
 #[path = "golden/unet.rs"]
 mod unet;
 

@@ -1,8 +1,13 @@
-//! The neural networks: weights and their files, the diffusion UNet, the image autoencoder.
+//! The neural networks: weights and their files, the diffusion UNet, the image autoencoder, CLIP and its tokenizer.
 
 mod checkpoint;
+pub mod clip;
+pub mod clip_config;
 pub mod error;
 mod layers;
+pub mod preprocess;
+pub mod text_encoder;
+pub mod tokenizer;
 pub mod unet;
 pub mod vae;
 pub mod weights;
