@@ -1,3 +1,5 @@
 //! Runs one partition of a stage from start to end.
 
 pub mod models;
+pub mod prompts;
+pub mod tls;

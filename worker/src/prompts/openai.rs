@@ -37,7 +37,7 @@ impl OpenAiBackend {
         let key = |name: &String| {
             std::env::var(name).map_err(|_| {
                 BackendError::Misconfigured(format!(
-                    "stages.prompts.api_key_env: the environment variable {name} is not set; export the key in it"
+                    "stages.prompts.openai.api_key_env: the environment variable {name} is not set; export the key in it"
                 ))
             })
         };

