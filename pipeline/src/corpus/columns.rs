@@ -70,7 +70,14 @@ impl Columns {
         let needed: &[Field] = if self.with_edits { &[Field::Caption, Field::Edit, Field::Output] } else { &[Field::Caption] };
         let Some(lost) = needed.iter().find(|field| !found(**field)) else { return Ok(()) };
         let wanted = self.names[*lost].join(", ");
-        let shown: Vec<String> = present.iter().take(20).map(|name| format!("`{}`", name.chars().take(60).collect::<String>())).collect();
+        let mut shown: Vec<String> = present
+            .iter()
+            .take(20)
+            .map(|name| format!("`{}`", name.chars().take(60).flat_map(char::escape_debug).collect::<String>()))
+            .collect();
+        if shown.is_empty() {
+            shown.push("none".to_string());
+        }
         let advice = match lost {
             Field::Caption => "Name the column with corpus.caption_column (a file without header: its number, from 1)",
             _ => "A corpus of triplets needs the caption, the edit instruction and the edited caption in each row",

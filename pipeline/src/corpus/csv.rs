@@ -19,11 +19,14 @@ pub(crate) fn read(input: impl Read, format: Format, file: &str, columns: &Colum
         .from_reader(meter.measure(input));
     let mut record = ByteRecord::new();
     let mut layout: Option<Layout> = None;
-    while rows.read_byte_record(&mut record).map_err(|e| unreadable(file, &record, e))? {
+    let mut behind = 0;
+    while rows.read_byte_record(&mut record).map_err(|e| unreadable(file, &record, behind, e))? {
         meter.allow_row();
+        let line = behind + record.position().map_or(0, |position| position.line());
         let known = match &layout {
             Some(layout) => layout,
             None => {
+                behind = lines_behind(&record, rows.position().line());
                 let found = layout.insert(Layout::of(&record, file, columns)?);
                 intake.columns(found.names(&record));
                 if found.header {
@@ -32,7 +35,6 @@ pub(crate) fn read(input: impl Read, format: Format, file: &str, columns: &Colum
                 found
             }
         };
-        let line = record.position().map_or(0, |position| position.line());
         if intake.row(line, known.row(&record))?.is_break() {
             break;
         }
@@ -99,10 +101,17 @@ fn is_url(cell: &str) -> bool {
     ["http://", "https://"].iter().any(|scheme| cell.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)))
 }
 
-fn unreadable(file: &str, last: &ByteRecord, error: csv::Error) -> Error {
+/// How far the line numbers of the rows after the first are behind: by one where lines end in CR LF, because
+/// the library takes a row to end before the LF. `after` is its line number after the first row.
+fn lines_behind(first: &ByteRecord, after: u64) -> u64 {
+    let inside = first.as_slice().iter().filter(|byte| **byte == b'\n').count() as u64;
+    u64::from(first.position().is_some_and(|start| after == start.line() + inside))
+}
+
+fn unreadable(file: &str, last: &ByteRecord, behind: u64, error: csv::Error) -> Error {
     match error.kind() {
         ErrorKind::UnequalLengths { pos, expected_len, len } => {
-            let line = pos.as_ref().map_or(0, |pos| pos.line());
+            let line = behind + pos.as_ref().map_or(0, |pos| pos.line());
             broken(format!("{file}:{line}"), format!("this row has {len} columns, the first has {expected_len}"))
         }
         _ => {

@@ -49,6 +49,9 @@ pub(crate) fn open(name: &str, mut file: File, columns: &Columns) -> Result<Inpu
     if compressed && head.starts_with(b"PAR1") {
         return Err(Error::invalid(format!("{name} is a compressed Parquet file. Decompress it: Parquet compresses its own pages")));
     }
+    if head.starts_with(b"\xff\xfe") || head.starts_with(b"\xfe\xff") {
+        return Err(Error::invalid(format!("{name} is UTF-16 text. Save it as UTF-8, for example with: iconv -f UTF-16 -t UTF-8")));
+    }
     let format = sniff(name, &head, columns)?;
     Ok(Input::Text(format, Box::new(Cursor::new(head).chain(text))))
 }

@@ -4,11 +4,12 @@ use super::columns::Columns;
 use super::format::broken;
 use super::intake::Intake;
 use super::row::{ByField, Cell, Field, Row};
-use crate::error::Result;
-use parquet::basic::Type;
+use crate::error::{Error, Result};
+use parquet::basic::{Compression, Type};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use parquet::schema::types::SchemaDescriptor;
 use std::fs::File;
@@ -19,6 +20,7 @@ const BATCH: usize = 1024;
 pub(crate) fn read(input: File, file: &str, columns: &Columns, intake: &mut Intake) -> Result<()> {
     let reader = SerializedFileReader::new(input).map_err(|e| broken(file, e))?;
     let found = locate(reader.metadata().file_metadata().schema_descr(), file, columns)?;
+    require_known_codec(reader.metadata(), file, &found)?;
     intake.columns(ByField::from_fn(|field| found[field].as_ref().map(|column| column.name.clone())));
     let mut row = 0;
     for group in 0..reader.num_row_groups() {
@@ -59,6 +61,24 @@ fn locate(schema: &SchemaDescriptor, file: &str, columns: &Columns) -> Result<By
     let at = columns.locate(names.iter().copied());
     columns.require(&format!("{file} (text columns only)"), |field| at[field].is_some(), &names)?;
     Ok(ByField::from_fn(|field| at[field].and_then(|i| text.get(i)).map(|(index, name)| Leaf { index: *index, name: name.to_string() })))
+}
+
+/// Refuses a compression that this program is built without, before it looks like damage.
+fn require_known_codec(metadata: &ParquetMetaData, file: &str, found: &ByField<Option<Leaf>>) -> Result<()> {
+    for group in metadata.row_groups() {
+        for leaf in Field::ALL.into_iter().filter_map(|field| found[field].as_ref()) {
+            let codec = group.columns().get(leaf.index).map_or(Compression::UNCOMPRESSED, |column| column.compression());
+            if !matches!(codec, Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_)) {
+                let codec = codec.to_string();
+                return Err(Error::invalid(format!(
+                    "{file}: column `{}` is compressed with {}; snappy, zstd and none can be read. Write the file again with one of them",
+                    leaf.name,
+                    codec.split('(').next().unwrap_or(&codec)
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The wanted columns of a row group, read in step.

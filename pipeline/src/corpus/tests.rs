@@ -148,8 +148,9 @@ async fn csv_and_tsv_with_header() {
     let (records, report) = read_one("x.csv", csv.as_bytes()).await;
     assert_eq!(records, [pair("a, \"quoted\"\nline", "http://u/1"), ("b".to_string(), None)]);
     assert_eq!(skipped(&report), [("caption_empty", 1, 5)]);
-    let (records, _) = read_one("x.tsv", b"Caption\tURL\r\n5\" pipe\thttp://u/1\r\n").await;
+    let (records, report) = read_one("x.tsv", b"Caption\tURL\r\n5\" pipe\thttp://u/1\r\n\t\r\n").await;
     assert_eq!(records, [pair("5\" pipe", "http://u/1")]);
+    assert_eq!(skipped(&report), [("caption_empty", 1, 3)]);
     let (records, report) = read_one("x.csv", b"caption\ncaf\xe9\ntea\n").await;
     assert_eq!(records.len(), 1);
     assert_eq!(skipped(&report), [("caption_invalid_utf8", 1, 2)]);
@@ -281,7 +282,7 @@ async fn broken_files_name_themselves_and_the_place() {
     let cut = zstd::encode_all(TWO_LINES, 3).unwrap();
     let parquet = parquet_file(&[&[(None, Some(b"a"))]]);
     let coco = b"{\"images\": [], \"annotations\": [{\"caption\": \"a\"}, {\"caption\": ]}";
-    let cases: [(&str, &[u8], &[&str]); 17] = [
+    let cases: [(&str, &[u8], &[&str]); 19] = [
         ("a.jsonl", b"{\"caption\": \"a\"}\n{\"caption\": \"b\"\n", &["a.jsonl:2: not valid JSON", "column"]),
         ("a.jsonl", b"{\"caption\": \"a\"}\n[1]\n", &["a.jsonl:2: expected a JSON object"]),
         ("a.jsonl", b"{\"id\": 1, \"title\": \"a\"}\n", &["a.jsonl: no caption column", "`id`, `title`", "corpus.caption_column"]),
@@ -290,7 +291,9 @@ async fn broken_files_name_themselves_and_the_place() {
         ("a.jsonl", b"", &["no usable row among 0"]),
         ("a.jsonl", b"{\"caption\": \"\"}", &["no usable row among 1: caption_empty 1 (first a.jsonl:1)"]),
         ("a.csv", b"caption,url\na,b\nc\n", &["a.csv:3: this row has 1 columns, the first has 2"]),
+        ("a.csv", b"caption,url\r\na,b\r\nc\r\n", &["a.csv:3: this row has 1 columns"]),
         ("a.csv", b"id,title\n1,a\n", &["a.csv: no caption column", "`id`, `title`", "its number"]),
+        ("a.csv", b"\xff\xfec\0\n\0", &["a.csv is UTF-16 text"]),
         ("a.json", b"[{\"caption\": \"a\"}]", &["a.json is one JSON array", "jq"]),
         ("a.json", b"{\"images\": [\n]}", &["a.json", "without `annotations`"]),
         ("a.json", coco, &["a.json, after annotation 1: not valid COCO JSON"]),
