@@ -118,17 +118,16 @@ fn shown_argument(argument: &str) -> String {
 
 /// Text as a message shows it: in backquotes, on one line, cut when long, and never a secret.
 pub(super) fn quoted(text: &str) -> String {
-    if is_secret(text) { "a secret (not shown)".to_string() } else { format!("`{}`", one_line(text)) }
+    if is_secret(text) { "(not shown)".to_string() } else { format!("`{}`", one_line(text)) }
 }
 
 const MOST_SHOWN: usize = 100;
 
 fn one_line(text: &str) -> String {
-    let shown: String = text
-        .chars()
-        .take(MOST_SHOWN)
-        .flat_map(|c| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() }.chars().collect::<Vec<_>>())
-        .collect();
+    let mut shown = String::new();
+    for c in text.chars().take(MOST_SHOWN) {
+        if c.is_control() { shown.extend(c.escape_debug()) } else { shown.push(c) }
+    }
     if text.chars().nth(MOST_SHOWN).is_some() { format!("{shown}...") } else { shown }
 }
 
@@ -161,7 +160,9 @@ pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
         return None;
     }
     let word = word.to_lowercase();
-    let scored = candidates.into_iter().map(|candidate| (strsim::osa_distance(&word, candidate), candidate));
+    // One letter of three is much: `jpg` is near `jpeg`, but `gpu` is not near `cpu`.
+    let plausible = |candidate: &&str| length > 3 || word.chars().next() == candidate.chars().next();
+    let scored = candidates.into_iter().filter(plausible).map(|candidate| (strsim::osa_distance(&word, candidate), candidate));
     scored
         .filter(|(distance, _)| *distance <= 1 + length / 4 && *distance < length.max(1))
         .min_by_key(|(distance, _)| *distance)

@@ -37,7 +37,7 @@ const IMAGES: &[(&str, ImageFormat)] =
     &[("jpeg", ImageFormat::Jpeg { quality: 100 }), ("png", ImageFormat::Png), ("webp", ImageFormat::Webp)];
 
 pub(super) fn spec(s: &mut Section) -> Option<Spec> {
-    let version = s.required("version", integer::<u32>(VERSION.into(), VERSION.into()), "Version of this format.");
+    let version = s.required("version", version(VERSION), "Version of this format.");
     let name = s.required("name", segment(), "Name of the run: its folder in the store.");
     let seed = s.default("seed", "0", integer(0, u64::MAX), "Seed of every random draw; another seed gives another dataset.");
     let store = s.required("store", store_url(), "Where everything the run makes is kept; credentials come from the environment.");
@@ -45,7 +45,7 @@ pub(super) fn spec(s: &mut Section) -> Option<Spec> {
     let partition = s.section("partition", "How the work is cut; it changes no byte of the dataset.", partition);
     let models = s.section("models", "The weights.", models);
     let stages = s.section("stages", "What each stage does.", stages);
-    let run = s.section("run", "How the run is carried out; nothing here changes a byte of the dataset.", run);
+    let run = s.section("run", "How the run is carried out; on one kind of device nothing here changes a byte of the dataset.", run);
     version?;
     Some(Spec {
         name: name?,

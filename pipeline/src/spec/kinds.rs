@@ -6,10 +6,12 @@ use super::yaml::{Node, Value};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+type Read<T> = Box<dyn Fn(&Node) -> Result<T, Wrong>>;
+
 /// A kind of value. `expected` completes "expected ..., found ...".
 pub(super) struct Kind<T> {
     pub expected: String,
-    read: Box<dyn Fn(&Node) -> Result<T, Wrong>>,
+    read: Read<T>,
 }
 
 /// Why a value is not of its kind: `problem` completes "expected ..., ".
@@ -40,12 +42,20 @@ impl<T> Kind<T> {
     }
 }
 
-/// Text of a form that `parse` knows; its error completes "found ...".
+/// Text of a form that `parse` knows; its error follows "found ...".
 pub(super) fn text_of<T>(expected: impl Into<String>, parse: impl Fn(&str) -> Result<T, String> + 'static) -> Kind<T> {
     Kind::new(expected, move |node| match &node.value {
         Value::Text(text) => parse(text).map_err(|hint| Wrong::found(node).hint(hint)),
-        Value::Integer(_) | Value::Float(_) | Value::Bool(_) => Err(Wrong::found(node).hint("; put it in quotes to make it text")),
-        _ => Err(Wrong::found(node)),
+        value => {
+            let plain = match value {
+                Value::Integer(n) => Some(n.to_string()),
+                Value::Float(x) => Some(x.to_string()),
+                Value::Bool(b) => Some(b.to_string()),
+                _ => None,
+            };
+            let quotable = plain.is_some_and(|plain| parse(&plain).is_ok());
+            Err(Wrong::found(node).hint(if quotable { "; put it in quotes to make it text" } else { "" }))
+        }
     })
 }
 
@@ -81,6 +91,14 @@ pub(super) fn variable() -> Kind<String> {
 pub(super) fn integer<T: TryFrom<i128>>(min: u64, max: u64) -> Kind<T> {
     Kind::new(format!("an integer from {min} to {max}"), move |node| match node.value {
         Value::Integer(n) if (i128::from(min)..=i128::from(max)).contains(&n) => T::try_from(n).map_err(|_| Wrong::found(node)),
+        _ => Err(Wrong::found(node).hint(unquote_hint(&node.value))),
+    })
+}
+
+/// The one number that this program knows.
+pub(super) fn version(known: u32) -> Kind<u32> {
+    Kind::new(format!("{known}, the version that this program reads"), move |node| match node.value {
+        Value::Integer(n) if n == i128::from(known) => Ok(known),
         _ => Err(Wrong::found(node).hint(unquote_hint(&node.value))),
     })
 }

@@ -51,7 +51,6 @@ impl Reader {
         if entries.is_none() {
             self.problems.push(Problem::new(root.place, "", format!("expected a map of keys, found {}", root.value.describe())));
         }
-        self.values.insert(String::new(), root.clone());
         let muted = entries.is_none();
         let mut section = Section {
             reader: self,
@@ -76,12 +75,12 @@ impl Reader {
     }
 
     fn unknown_message(&self, unknown: &UnknownKey) -> String {
+        if let Some(sibling) = nearest(&unknown.key, unknown.siblings.iter().copied()) {
+            return format!("unknown key; did you mean `{sibling}`?");
+        }
         if names_secret(&unknown.key) {
             let advice = "name the environment variable that holds the key with `stages.prompts.openai.api_key_env`";
             return format!("secrets do not belong in this file; {advice}");
-        }
-        if let Some(sibling) = nearest(&unknown.key, unknown.siblings.iter().copied()) {
-            return format!("unknown key; did you mean `{sibling}`?");
         }
         let elsewhere = self.keys.iter().find(|key| key.path.rsplit('.').next() == Some(&unknown.key));
         match elsewhere {
@@ -127,16 +126,22 @@ impl Values {
         }
     }
 
-    /// Whether the user wrote the value, rather than leaving it to its default.
+    /// Whether the user wrote the value, right or wrong, rather than leaving it out.
     pub(super) fn is_given(&self, path: &str) -> bool {
-        self.0.get(path).is_some_and(|node| node.place != Place::Default)
+        let broken = |path| matches!(self.get(path), Some(Value::Broken));
+        ancestors(path).any(broken) || self.0.get(path).is_some_and(|node| node.place != Place::Default)
     }
 
     /// Where the value was written, or else the nearest map around it.
     pub(super) fn place(&self, path: &str) -> Place {
-        let parents = std::iter::successors(Some(path), |path| Some(path.rsplit_once('.')?.0));
-        parents.filter_map(|path| self.0.get(path)).map(|node| node.place).find(|place| *place != Place::Default).unwrap_or(Place::START)
+        let mut places = ancestors(path).filter_map(|path| Some(self.0.get(path)?.place));
+        places.find(|place| *place != Place::Default).unwrap_or(Place::START)
     }
+}
+
+/// `a.b.c`, `a.b`, `a`.
+fn ancestors(path: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(path), |path| Some(path.rsplit_once('.')?.0))
 }
 
 /// One map of the file, being read.
@@ -217,8 +222,9 @@ impl<'t> Section<'_, 't> {
         }
         let place = entry.map_or(self.place, |entry| entry.key_place);
         let path = join(&self.path, name);
-        if let Some(entry) = entry {
-            self.reader.values.insert(path.clone(), Node { place, value: entry.node.value.clone() });
+        if entry.is_some() {
+            let value = if matches!(found, Some(None)) { Value::Broken } else { Value::Null };
+            self.reader.values.insert(path.clone(), Node { place, value });
         }
         let muted = self.muted || matches!(found, Some(None)) || (found.is_none() && !needed);
         let mut child =
@@ -239,6 +245,9 @@ impl<'t> Section<'_, 't> {
     }
 
     fn accept<T>(&mut self, name: &str, kind: &Kind<T>, node: &Node) -> Option<T> {
+        if self.muted {
+            return None;
+        }
         let path = join(&self.path, name);
         if matches!(node.value, Value::Broken) {
             self.reader.values.insert(path, node.clone());

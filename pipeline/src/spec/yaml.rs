@@ -4,7 +4,7 @@
 //! tags are refused: the file then says what it means where it says it, and a small file cannot unfold
 //! into a large one. Size and depth are bounded.
 
-use super::diagnostics::{Place, Problem, quoted};
+use super::diagnostics::{Place, Problem, is_secret, quoted};
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, StrInput};
 use std::collections::BTreeMap;
 
@@ -54,6 +54,8 @@ impl Value {
             Value::Bool(b) => format!("`{b}`"),
             Value::Integer(n) => format!("the number {n}"),
             Value::Float(x) => format!("the number {x}"),
+            Value::Text(text) if text.trim().is_empty() => "an empty text".to_string(),
+            Value::Text(text) if is_secret(text) => "a secret (not shown)".to_string(),
             Value::Text(text) => format!("the text {}", quoted(text)),
             Value::List(_) => "a list".to_string(),
             Value::Map(_) | Value::Broken => "a map".to_string(),
@@ -108,11 +110,7 @@ impl<'t> Builder<'t, '_> {
         match self.parser.next_event() {
             Some(Ok((event, span))) => Ok((event, self.place(&span.start))),
             Some(Err(error)) => {
-                let hint = if error.info().contains("anchor") || error.info().contains("alias") {
-                    "; put a text that starts with `*` or `&` in quotes"
-                } else {
-                    ""
-                };
+                let hint = syntax_hint(error.info());
                 Err(Problem::new(self.place(error.marker()), "", format!("not valid YAML: {}{hint}", error.info())))
             }
             None => Err(Problem::new(self.place(&Marker::default()), "", "not valid YAML: it ends too early")),
@@ -202,6 +200,16 @@ impl<'t> Builder<'t, '_> {
                 }
             }
         }
+    }
+}
+
+/// What to do about a scanner's message.
+fn syntax_hint(info: &str) -> &'static str {
+    match info {
+        _ if info.contains("anchor") => "; put a text that starts with `*` or `&` in quotes",
+        _ if info.contains("mapping values") => "; keys of one map need the same indentation, and a text with `: ` in it needs quotes",
+        _ if info.contains("a tab") => "; indent with spaces",
+        _ => "",
     }
 }
 

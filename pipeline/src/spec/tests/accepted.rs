@@ -157,6 +157,20 @@ fn the_bundled_files_are_valid() {
 }
 
 #[test]
+fn the_quickstart_finds_its_files() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let here = |key: &str, path: &str| format!("{key}={}/models/tiny/{path}", root.display());
+    let paths = [("corpus.path", "captions.jsonl"), ("models.diffusion", "diffusion"), ("models.clip", "clip"), ("models.llm", "llm")];
+    let overrides = paths.map(|(key, path)| here(key, path));
+    let spec = Spec::load(&root.join("configs/quickstart.yaml"), &overrides).unwrap_or_else(|e| panic!("{e}"));
+    for (_, path) in paths {
+        let text = include_str!("../../../../configs/quickstart.yaml");
+        assert!(text.contains(&format!("models/tiny/{path}")), "{path}");
+    }
+    assert_eq!(spec.stages.pairs.resolution, 64);
+}
+
+#[test]
 fn sd15_says_the_originals_numbers() {
     let text = include_str!("../../../../configs/sd15.yaml");
     let spec = parse(text).unwrap();

@@ -1,6 +1,10 @@
 //! What is accepted, what is refused and with which words, and that nothing makes the parser fall over.
 
 mod accepted;
+mod hostile;
+mod on_disk;
+mod reference_page;
+mod refused;
 
 use super::{Diagnostics, Spec, Unchecked};
 
