@@ -1,10 +1,12 @@
-//! The neural networks: weights and their files, the diffusion UNet, the image autoencoder, CLIP and its tokenizer.
+//! The neural networks: weights and their files, the diffusion UNet, the image autoencoder, CLIP and its tokenizer,
+//! the language model.
 
 mod checkpoint;
 pub mod clip;
 pub mod clip_config;
 pub mod error;
 mod layers;
+pub mod llm;
 pub mod preprocess;
 pub mod text_encoder;
 pub mod tokenizer;
