@@ -10,6 +10,21 @@ mod support;
 #[path = "golden/clip.rs"]
 mod clip;
 
+#[path = "golden/edit.rs"]
+mod edit;
+
+#[path = "golden/mt19937.rs"]
+mod mt19937;
+
+#[path = "golden/pipeline.rs"]
+mod pipeline;
+
+#[path = "golden/sampler.rs"]
+mod sampler;
+
+#[path = "golden/selection.rs"]
+mod selection;
+
 #[path = "golden/unet.rs"]
 mod unet;
 

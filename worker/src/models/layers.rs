@@ -1,7 +1,9 @@
 //! Layers that the UNet and the autoencoder share. Names and shapes are those of the diffusers format.
 
-use candle_core::{Module, Result, Tensor};
-use candle_nn::{Conv2d, Conv2dConfig, GroupNorm, Linear, VarBuilder};
+use candle_core::{D, Module, Result, Tensor};
+use candle_nn::{Linear, VarBuilder};
+
+use super::cpu::{self, Geometry};
 
 /// Epsilon of the group norms that ldm writes without naming one: all of the autoencoder and those before attention.
 pub(super) const NORM_EPS: f64 = 1e-6;
@@ -9,20 +11,80 @@ pub(super) const NORM_EPS: f64 = 1e-6;
 /// Attention logits held at once. 64x64 latents need 4096 x 4096 of them for each row and head.
 const LOGITS_AT_ONCE: usize = 1 << 25;
 
-/// Group normalisation over [b, c, h, w].
-pub(super) fn group_norm(groups: usize, channels: usize, eps: f64, vb: VarBuilder) -> Result<GroupNorm> {
-    GroupNorm::new(vb.get(channels, "weight")?, vb.get(channels, "bias")?, channels, groups, eps)
+/// Group normalisation over [b, c, ..], with SiLU after it where a network has that.
+pub(super) struct GroupNorm {
+    inner: candle_nn::GroupNorm,
+    weight: Tensor,
+    bias: Tensor,
+    groups: usize,
+    eps: f64,
 }
 
-/// A square convolution with `kernel / 2` zeros around its input.
-pub(super) fn conv(input: usize, output: usize, kernel: usize, stride: usize, vb: VarBuilder) -> Result<Conv2d> {
-    let config = Conv2dConfig { padding: kernel / 2, stride, ..Default::default() };
-    conv_with(input, output, kernel, config, vb)
+impl GroupNorm {
+    pub(super) fn load(groups: usize, channels: usize, eps: f64, vb: VarBuilder) -> Result<Self> {
+        let (weight, bias) = (vb.get(channels, "weight")?, vb.get(channels, "bias")?);
+        let inner = candle_nn::GroupNorm::new(weight.clone(), bias.clone(), channels, groups, eps)?;
+        Ok(GroupNorm { inner, weight, bias, groups, eps })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.run(x, false)
+    }
+
+    pub(super) fn then_silu(&self, x: &Tensor) -> Result<Tensor> {
+        self.run(x, true)
+    }
+
+    fn run(&self, x: &Tensor, activate: bool) -> Result<Tensor> {
+        if cpu::can_take(x) {
+            return cpu::group_norm(x, self.groups, &self.weight, &self.bias, self.eps, activate);
+        }
+        let normed = self.inner.forward(x)?;
+        if activate { normed.silu() } else { Ok(normed) }
+    }
 }
 
-/// A square convolution with any padding and stride.
-pub(super) fn conv_with(input: usize, output: usize, kernel: usize, config: Conv2dConfig, vb: VarBuilder) -> Result<Conv2d> {
-    Ok(Conv2d::new(vb.get((output, input, kernel, kernel), "weight")?, Some(vb.get(output, "bias")?), config))
+/// A square convolution with bias.
+pub(super) struct Conv2d {
+    /// [out, in, kernel, kernel]
+    weight: Tensor,
+    /// [1, out]
+    bias: Tensor,
+    geometry: Geometry,
+}
+
+impl Conv2d {
+    /// Stride 1 and `kernel / 2` zeros around the input: as large outside as inside.
+    pub(super) fn same(input: usize, output: usize, kernel: usize, vb: VarBuilder) -> Result<Self> {
+        Self::load(input, output, Geometry { kernel, stride: 1, padding: kernel / 2 }, vb)
+    }
+
+    /// Halves height and width, with `padding` zeros around the input.
+    pub(super) fn halving(channels: usize, padding: usize, vb: VarBuilder) -> Result<Self> {
+        Self::load(channels, channels, Geometry { kernel: 3, stride: 2, padding }, vb)
+    }
+
+    fn load(input: usize, output: usize, geometry: Geometry, vb: VarBuilder) -> Result<Self> {
+        let weight = vb.get((output, input, geometry.kernel, geometry.kernel), "weight")?;
+        Ok(Conv2d { weight, bias: vb.get(output, "bias")?.unsqueeze(0)?, geometry })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.convolve(x, &self.bias)
+    }
+
+    /// Adds `more` [1 or b, out] to the bias.
+    pub(super) fn forward_adding(&self, x: &Tensor, more: &Tensor) -> Result<Tensor> {
+        self.convolve(x, &self.bias.broadcast_add(more)?)
+    }
+
+    fn convolve(&self, x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+        if cpu::can_take(x) {
+            return cpu::convolution(x, &self.weight.flatten_from(1)?, bias, self.geometry);
+        }
+        let Geometry { stride, padding, .. } = self.geometry;
+        x.conv2d(&self.weight, padding, stride, 1, 1)?.broadcast_add(&bias.unsqueeze(2)?.unsqueeze(3)?)
+    }
 }
 
 /// A linear layer with bias.
@@ -56,24 +118,25 @@ pub(super) struct ResnetConfig {
 
 impl ResnetBlock {
     pub(super) fn load(input: usize, output: usize, config: ResnetConfig, vb: VarBuilder) -> Result<Self> {
-        let shortcut = if input == output { None } else { Some(conv(input, output, 1, 1, vb.pp("conv_shortcut"))?) };
+        let shortcut = if input == output { None } else { Some(Conv2d::same(input, output, 1, vb.pp("conv_shortcut"))?) };
         Ok(ResnetBlock {
-            norm1: group_norm(config.groups, input, config.eps, vb.pp("norm1"))?,
-            conv1: conv(input, output, 3, 1, vb.pp("conv1"))?,
+            norm1: GroupNorm::load(config.groups, input, config.eps, vb.pp("norm1"))?,
+            conv1: Conv2d::same(input, output, 3, vb.pp("conv1"))?,
             time: config.time.map(|width| linear(width, output, vb.pp("time_emb_proj"))).transpose()?,
-            norm2: group_norm(config.groups, output, config.eps, vb.pp("norm2"))?,
-            conv2: conv(output, output, 3, 1, vb.pp("conv2"))?,
+            norm2: GroupNorm::load(config.groups, output, config.eps, vb.pp("norm2"))?,
+            conv2: Conv2d::same(output, output, 3, vb.pp("conv2"))?,
             shortcut,
         })
     }
 
     /// `x` is [b, input, h, w]; `time`, after its SiLU, [b or 1, width]. Returns [b, output, h, w].
     pub(super) fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> Result<Tensor> {
-        let mut h = self.conv1.forward(&self.norm1.forward(x)?.silu()?)?;
-        if let (Some(linear), Some(time)) = (&self.time, time) {
-            h = h.broadcast_add(&linear.forward(time)?.unsqueeze(2)?.unsqueeze(3)?)?;
-        }
-        let h = self.conv2.forward(&self.norm2.forward(&h)?.silu()?)?;
+        let h = self.norm1.then_silu(x)?;
+        let h = match (&self.time, time) {
+            (Some(linear), Some(time)) => self.conv1.forward_adding(&h, &linear.forward(time)?)?,
+            _ => self.conv1.forward(&h)?,
+        };
+        let h = self.conv2.forward(&self.norm2.then_silu(&h)?)?;
         match &self.shortcut {
             Some(shortcut) => shortcut.forward(x)? + h,
             None => x + h,
@@ -86,7 +149,7 @@ pub(super) struct Upsample(Conv2d);
 
 impl Upsample {
     pub(super) fn load(channels: usize, vb: VarBuilder) -> Result<Self> {
-        Ok(Upsample(conv(channels, channels, 3, 1, vb.pp("conv"))?))
+        Ok(Upsample(Conv2d::same(channels, channels, 3, vb.pp("conv"))?))
     }
 
     pub(super) fn forward(&self, x: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
@@ -100,7 +163,7 @@ pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     let s = k.dim(2)?;
     let queries = (LOGITS_AT_ONCE / s.max(1)).clamp(1, t.max(1));
     let batch = (LOGITS_AT_ONCE / (queries * s).max(1)).clamp(1, n.max(1));
-    let block = |q: &Tensor, k: &Tensor, v: &Tensor| candle_nn::ops::softmax_last_dim(&q.matmul(k)?)?.matmul(v);
+    let block = |q: &Tensor, k: &Tensor, v: &Tensor| softmax(&q.matmul(k)?)?.matmul(v);
     if batch >= n && queries >= t {
         return block(q, k, v);
     }
@@ -115,4 +178,18 @@ pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         parts.push(Tensor::cat(&rows, 1)?);
     }
     Tensor::cat(&parts, 0)
+}
+
+fn softmax(logits: &Tensor) -> Result<Tensor> {
+    if cpu::can_take(logits) { cpu::softmax(logits) } else { candle_nn::ops::softmax_last_dim(logits) }
+}
+
+/// a gelu(b) for the halves a, b of the last dimension (GEGLU: Shazeer, "GLU variants improve transformer", 2020), with the
+/// exact GELU.
+pub(super) fn geglu(x: &Tensor) -> Result<Tensor> {
+    if cpu::can_take(x) {
+        return cpu::geglu(x);
+    }
+    let width = x.dim(D::Minus1)? / 2;
+    x.narrow(D::Minus1, 0, width)? * x.narrow(D::Minus1, width, width)?.gelu_erf()?
 }

@@ -4,6 +4,7 @@
 mod checkpoint;
 pub mod clip;
 pub mod clip_config;
+mod cpu;
 pub mod error;
 mod layers;
 pub mod llm;

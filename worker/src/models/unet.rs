@@ -11,10 +11,10 @@ mod names;
 use std::path::Path;
 
 use candle_core::{DType, Device, Module, Tensor};
-use candle_nn::{Conv2d, GroupNorm, Linear, VarBuilder};
+use candle_nn::{Linear, VarBuilder};
 
 use super::error::{Error, Result};
-use super::layers::{conv, group_norm, linear};
+use super::layers::{Conv2d, GroupNorm, linear};
 use super::weights::{Place, Weights};
 use attention::{Context, SharedRows, TextKv};
 use blocks::{DownBlock, MidBlock, UpBlock};
@@ -100,12 +100,12 @@ impl UNet {
                 linear(first, config.time_width(), time.pp("linear_1"))?,
                 linear(config.time_width(), config.time_width(), time.pp("linear_2"))?,
             ],
-            conv_in: conv(config.in_channels, first, 3, 1, vb.pp("conv_in"))?,
+            conv_in: Conv2d::same(config.in_channels, first, 3, vb.pp("conv_in"))?,
             down: down.collect::<candle_core::Result<_>>()?,
             mid: MidBlock::load(&config, vb.pp("mid_block"))?,
             up: up.collect::<candle_core::Result<_>>()?,
-            norm_out: group_norm(config.norm_groups, first, config.norm_eps, vb.pp("conv_norm_out"))?,
-            conv_out: conv(first, config.out_channels, 3, 1, vb.pp("conv_out"))?,
+            norm_out: GroupNorm::load(config.norm_groups, first, config.norm_eps, vb.pp("conv_norm_out"))?,
+            conv_out: Conv2d::same(first, config.out_channels, 3, vb.pp("conv_out"))?,
             dtype: vb.dtype(),
             device: vb.device().clone(),
             config,
@@ -163,7 +163,7 @@ impl UNet {
         for block in &self.up {
             h = block.forward(&h, &time, &context, &mut kv, &mut skips)?;
         }
-        let h = self.norm_out.forward(&h)?.silu()?;
+        let h = self.norm_out.then_silu(&h)?;
         Ok(self.conv_out.forward(&h)?.to_dtype(x.dtype())?)
     }
 

@@ -7,10 +7,10 @@ mod config;
 use std::path::Path;
 
 use candle_core::{DType, Device, IndexOp, Module, Result as Computed, Tensor};
-use candle_nn::{Conv2d, Conv2dConfig, GroupNorm, Linear, VarBuilder};
+use candle_nn::{Linear, VarBuilder};
 
 use super::error::{Error, Result};
-use super::layers::{NORM_EPS, ResnetBlock, ResnetConfig, Upsample, attend, conv, conv_with, group_norm, linear};
+use super::layers::{Conv2d, GroupNorm, NORM_EPS, ResnetBlock, ResnetConfig, Upsample, attend, linear};
 use super::weights::{Place, Weights};
 pub use config::VaeConfig;
 
@@ -63,8 +63,8 @@ impl Vae {
         let latent = config.latent_channels;
         Ok(Vae {
             encoder: Encoder::load(&config, vb.pp("encoder"))?,
-            quant: conv(2 * latent, 2 * latent, 1, 1, vb.pp("quant_conv"))?,
-            post_quant: conv(latent, latent, 1, 1, vb.pp("post_quant_conv"))?,
+            quant: Conv2d::same(2 * latent, 2 * latent, 1, vb.pp("quant_conv"))?,
+            post_quant: Conv2d::same(latent, latent, 1, vb.pp("post_quant_conv"))?,
             decoder: Decoder::load(&config, vb.pp("decoder"))?,
             dtype: vb.dtype(),
             device: vb.device().clone(),
@@ -114,12 +114,6 @@ pub fn to_unit(decoded: &Tensor) -> Result<Tensor> {
     Ok(((decoded + 1.0)? / 2.0)?.clamp(0.0, 1.0)?)
 }
 
-/// One image [3, h, w] in [0, 1] to RGB bytes in rows, by truncation of 255 x as the original writes them.
-pub fn to_u8(image: &Tensor) -> Result<Vec<u8>> {
-    let scaled = (image * 255.0)?.to_dtype(DType::F32)?.permute((1, 2, 0))?.flatten_all()?;
-    Ok(scaled.to_vec1::<f32>()?.into_iter().map(|x| x as u8).collect())
-}
-
 /// The images [b, 3, h, w] of a batch as tensors [3, h, w].
 pub fn each_image(images: &Tensor) -> Result<Vec<Tensor>> {
     Ok((0..images.dim(0)?).map(|i| images.i(i)).collect::<Computed<_>>()?)
@@ -154,18 +148,17 @@ impl Encoder {
                 ResnetBlock::load(input, output, resnet_config(config), vb.pp(format!("resnets.{j}")))
             };
             let resnets = (0..config.layers_per_block).map(resnet).collect::<Computed<_>>()?;
-            let stride = Conv2dConfig { stride: 2, ..Default::default() };
             let is_last = i + 1 == channels.len();
-            let down = if is_last { None } else { Some(conv_with(output, output, 3, stride, vb.pp("downsamplers.0.conv"))?) };
+            let down = if is_last { None } else { Some(Conv2d::halving(output, 0, vb.pp("downsamplers.0.conv"))?) };
             levels.push((resnets, down));
             input = output;
         }
         Ok(Encoder {
-            conv_in: conv(config.in_channels, first, 3, 1, vb.pp("conv_in"))?,
+            conv_in: Conv2d::same(config.in_channels, first, 3, vb.pp("conv_in"))?,
             levels,
             mid: Mid::load(last, config, vb.pp("mid_block"))?,
-            norm_out: group_norm(config.norm_num_groups, last, NORM_EPS, vb.pp("conv_norm_out"))?,
-            conv_out: conv(last, 2 * config.latent_channels, 3, 1, vb.pp("conv_out"))?,
+            norm_out: GroupNorm::load(config.norm_num_groups, last, NORM_EPS, vb.pp("conv_norm_out"))?,
+            conv_out: Conv2d::same(last, 2 * config.latent_channels, 3, vb.pp("conv_out"))?,
         })
     }
 
@@ -178,7 +171,7 @@ impl Encoder {
                 x = down.forward(&x.pad_with_zeros(2, 0, 1)?.pad_with_zeros(3, 0, 1)?)?;
             }
         }
-        self.conv_out.forward(&self.norm_out.forward(&self.mid.forward(&x)?)?.silu()?)
+        self.conv_out.forward(&self.norm_out.then_silu(&self.mid.forward(&x)?)?)
     }
 }
 
@@ -208,11 +201,11 @@ impl Decoder {
             input = output;
         }
         Ok(Decoder {
-            conv_in: conv(config.latent_channels, last, 3, 1, vb.pp("conv_in"))?,
+            conv_in: Conv2d::same(config.latent_channels, last, 3, vb.pp("conv_in"))?,
             mid: Mid::load(last, config, vb.pp("mid_block"))?,
             levels,
-            norm_out: group_norm(config.norm_num_groups, first, NORM_EPS, vb.pp("conv_norm_out"))?,
-            conv_out: conv(first, config.out_channels, 3, 1, vb.pp("conv_out"))?,
+            norm_out: GroupNorm::load(config.norm_num_groups, first, NORM_EPS, vb.pp("conv_norm_out"))?,
+            conv_out: Conv2d::same(first, config.out_channels, 3, vb.pp("conv_out"))?,
         })
     }
 
@@ -225,7 +218,7 @@ impl Decoder {
                 x = up.forward(&x, (2 * height, 2 * width))?;
             }
         }
-        self.conv_out.forward(&self.norm_out.forward(&x)?.silu()?)
+        self.conv_out.forward(&self.norm_out.then_silu(&x)?)
     }
 }
 
@@ -252,7 +245,7 @@ impl Mid {
         let projection = |name: &str| linear(channels, channels, attention.pp(name));
         Ok(Mid {
             first: resnet(0)?,
-            norm: group_norm(config.norm_num_groups, channels, NORM_EPS, attention.pp("group_norm"))?,
+            norm: GroupNorm::load(config.norm_num_groups, channels, NORM_EPS, attention.pp("group_norm"))?,
             qkv: [projection("to_q")?, projection("to_k")?, projection("to_v")?],
             out: projection("to_out.0")?,
             second: resnet(1)?,

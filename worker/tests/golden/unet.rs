@@ -1,8 +1,9 @@
 //! One call of the UNet, Prompt-to-Prompt off and on, from both namings.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use ip2p_worker::models::unet::{Rows, UNet, UNetConfig};
 use ip2p_worker::models::{Weights, error::Error};
 
@@ -94,4 +95,52 @@ fn golden_unet_of_other_sizes_is_refused() {
     let text = mismatch.to_string();
     assert!(mismatch.problems.len() > 50 && text.contains("attn2.to_k.weight is ["), "{text}");
     assert!(mismatch.problems.iter().any(|p| p.to_string().starts_with("missing: down_blocks.0.resnets.1.conv1.weight")), "{text}");
+}
+
+/// Moving averages of a training checkpoint: their names have lost all dots but the first.
+#[test]
+fn golden_unet_from_averages() {
+    let Some(folder) = case("unet_p2p") else { return };
+    let tensors = candle_core::safetensors::load(folder.join("unet_ldm.safetensors"), &Device::Cpu).unwrap();
+    let averaged = |name: &str| format!("model_ema.{}", name.strip_prefix("model.").unwrap().replace('.', ""));
+    let mut file: HashMap<String, Tensor> = tensors.iter().map(|(name, tensor)| (averaged(name), tensor.clone())).collect();
+    file.insert("model_ema.num_updates".into(), Tensor::zeros((), DType::U8, &Device::Cpu).unwrap());
+    // The plain weights differ, so that taking them would show.
+    file.extend(tensors.into_iter().map(|(name, tensor)| (name, tensor.zeros_like().unwrap())));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("checkpoint.safetensors");
+    candle_core::safetensors::save(&file, &path).unwrap();
+    let config = UNetConfig::read(&folder.join("config.json")).unwrap();
+    let io = Reference::open(&files(&folder, "io", ".safetensors")[0]);
+    for (averages, zero) in [(true, false), (false, true)] {
+        let unet = UNet::load(config.clone(), &Weights::open(&path).unwrap(), averages, DType::F32, &Device::Cpu).unwrap();
+        let text = unet.text_context(io.get("context")).unwrap();
+        let out = unet.forward(io.get("x"), io.get("timesteps"), &text, &rows(4, false)).unwrap();
+        if zero {
+            assert_eq!(max_difference(&out, &out.zeros_like().unwrap()), 0.0);
+        } else {
+            io.assert_close("out_p2p_off", &out, TOLERANCE);
+        }
+    }
+}
+
+/// Rows that do not describe the batch, and text states of another model, are refused before any computation.
+#[test]
+fn golden_unet_refuses_wrong_rows() {
+    let Some(folder) = case("unet_p2p") else { return };
+    let (_, unet) = all(&folder).swap_remove(0);
+    let io = Reference::open(&files(&folder, "io", ".safetensors")[0]);
+    let text = unet.text_context(io.get("context")).unwrap();
+    let wrong = [
+        Rows { texts: vec![(0, 3)], shared: vec![] },
+        Rows { texts: vec![(4, 4)], shared: vec![] },
+        Rows { texts: vec![(0, 4)], shared: vec![(0, 4)] },
+        Rows { texts: vec![(0, 4)], shared: vec![(0, 1), (1, 2)] },
+    ];
+    for rows in wrong {
+        let error = unet.forward(io.get("x"), io.get("timesteps"), &text, &rows).unwrap_err();
+        assert!(matches!(error, Error::Input(_)), "{rows:?}: {error}");
+    }
+    let narrow = io.get("context").narrow(2, 0, 8).unwrap();
+    assert!(matches!(unet.text_context(&narrow), Err(Error::Input(_))));
 }

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{D, DType, Device};
+use ip2p_worker::images::Rgb8;
 use ip2p_worker::models::Weights;
-use ip2p_worker::models::vae::{Vae, VaeConfig, each_image, to_u8, to_unit};
+use ip2p_worker::models::vae::{Vae, VaeConfig, each_image, to_unit};
 
 use super::support::{Reference, assert_bytes, case, files};
 
@@ -50,7 +51,7 @@ fn check(vae: &Vae, io: &Reference, set: &str) {
     io.assert_close(&name("decoded"), &decoded, TOLERANCE);
     let unit = to_unit(&decoded).unwrap();
     io.assert_close(&name("clamped"), &unit, TOLERANCE);
-    let bytes: Vec<u8> = each_image(&unit).unwrap().iter().flat_map(|image| to_u8(image).unwrap()).collect();
+    let bytes: Vec<u8> = each_image(&unit).unwrap().iter().flat_map(|image| Rgb8::from_tensor(image).unwrap().bytes).collect();
     assert_bytes(&name("u8"), &bytes, &io.bytes(&name("u8")), 0.001);
 }
 
@@ -58,8 +59,8 @@ fn check(vae: &Vae, io: &Reference, set: &str) {
 fn golden_vae_bytes() {
     let Some(folder) = case("vae") else { return };
     let io = Reference::open(&folder.join("to_u8.safetensors"));
-    assert_eq!(to_u8(io.get("image")).unwrap(), io.bytes("u8"));
-    assert_eq!(to_u8(io.get("image_f16")).unwrap(), io.bytes("u8_from_f16"));
+    assert_eq!(Rgb8::from_tensor(io.get("image")).unwrap().bytes, io.bytes("u8"));
+    assert_eq!(Rgb8::from_tensor(io.get("image_f16")).unwrap().bytes, io.bytes("u8_from_f16"));
 }
 
 /// The sizes that a single file in the original naming shows are those of the configuration.

@@ -4,9 +4,9 @@
 //! map of its own: the source's map is computed once and applied to the values of both.
 
 use candle_core::{D, Module, Result, Tensor};
-use candle_nn::{GroupNorm, LayerNorm, Linear, VarBuilder};
+use candle_nn::{LayerNorm, Linear, VarBuilder};
 
-use super::super::layers::{NORM_EPS, attend, group_norm, linear, linear_no_bias};
+use super::super::layers::{GroupNorm, NORM_EPS, attend, geglu, linear, linear_no_bias};
 
 /// Epsilon of the transformer's layer norms: PyTorch's default.
 const LAYER_NORM_EPS: f64 = 1e-5;
@@ -50,7 +50,7 @@ impl SpatialTransformer {
     pub(super) fn load(channels: usize, heads: usize, depth: usize, context: usize, groups: usize, vb: VarBuilder) -> Result<Self> {
         let block = |i: usize| TransformerBlock::load(channels, heads, context, vb.pp(format!("transformer_blocks.{i}")));
         Ok(SpatialTransformer {
-            norm: group_norm(groups, channels, NORM_EPS, vb.pp("norm"))?,
+            norm: GroupNorm::load(groups, channels, NORM_EPS, vb.pp("norm"))?,
             proj_in: linear(channels, channels, vb.pp("proj_in"))?,
             blocks: (0..depth).map(block).collect::<Result<_>>()?,
             proj_out: linear(channels, channels, vb.pp("proj_out"))?,
@@ -109,11 +109,7 @@ impl TransformerBlock {
     fn forward(&self, x: &Tensor, context: &Context, text: &TextKv) -> Result<Tensor> {
         let x = (x + self.own.to_itself(&self.norm1.forward(x)?, context.sharing)?)?;
         let x = (&x + self.cross.to_text(&self.norm2.forward(&x)?, text, context.texts)?)?;
-        // GEGLU (Shazeer, "GLU variants improve transformer", 2020), with the exact GELU.
-        let gated = self.ff_in.forward(&self.norm3.forward(&x)?)?;
-        let width = gated.dim(D::Minus1)? / 2;
-        let gate = gated.narrow(D::Minus1, width, width)?.gelu_erf()?;
-        let h = (gated.narrow(D::Minus1, 0, width)? * gate)?;
+        let h = geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?;
         x + self.ff_out.forward(&h)?
     }
 }

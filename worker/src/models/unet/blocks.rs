@@ -1,9 +1,9 @@
 //! The levels of the UNet: down, middle and up.
 
-use candle_core::{Module, Result, Tensor};
-use candle_nn::{Conv2d, VarBuilder};
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
 
-use super::super::layers::{ResnetBlock, ResnetConfig, Upsample, conv};
+use super::super::layers::{Conv2d, ResnetBlock, ResnetConfig, Upsample};
 use super::attention::{Context, SpatialTransformer, TextKv};
 use super::config::{Level, UNetConfig};
 
@@ -59,7 +59,7 @@ impl DownBlock {
         let last = index + 1 == config.levels.len();
         Ok(DownBlock {
             layers: (0..config.layers_per_block).map(layer).collect::<Result<_>>()?,
-            downsample: if last { None } else { Some(conv(this.channels, this.channels, 3, 2, vb.pp("downsamplers.0.conv"))?) },
+            downsample: if last { None } else { Some(Conv2d::halving(this.channels, 1, vb.pp("downsamplers.0.conv"))?) },
         })
     }
 

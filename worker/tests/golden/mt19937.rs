@@ -1,0 +1,69 @@
+//! The generator chain of the original, needed to follow its runs: MT19937 (Matsumoto and Nishimura, 1998) as PyTorch uses
+//! it on a CPU. Runs of this program draw from `ip2p_pipeline::rng` instead.
+
+use serde::Deserialize;
+
+use super::support::{case, json};
+
+/// The first outputs of MT19937 after seeding with `seed`; up to 227 of them need no second twist.
+fn outputs<const N: usize>(seed: u32) -> [u32; N] {
+    let mut state = [0u32; 624];
+    state[0] = seed;
+    for i in 1..624 {
+        state[i] = 1_812_433_253u32.wrapping_mul(state[i - 1] ^ state[i - 1] >> 30).wrapping_add(i as u32);
+    }
+    std::array::from_fn(|i| {
+        let y = state[i] & 0x8000_0000 | state[i + 1] & 0x7fff_ffff;
+        let mut y = state[i + 397] ^ y >> 1 ^ if y & 1 == 1 { 0x9908_b0df } else { 0 };
+        y ^= y >> 11;
+        y ^= y << 7 & 0x9d2c_5680;
+        y ^= y << 15 & 0xefc6_0000;
+        y ^ y >> 18
+    })
+}
+
+/// The first seed of a run.
+pub fn first_seed(global_seed: u32) -> u32 {
+    outputs::<2>(global_seed)[1]
+}
+
+/// What the original draws for the sample with this seed: (uniform for the threshold, uniform for guidance, next seed).
+pub fn draw(seed: u32) -> (f64, f64, u32) {
+    let [p2p, cfg, _, next] = outputs::<4>(seed);
+    let uniform = |x: u32| f64::from(x & 0x00ff_ffff) / f64::from(1u32 << 24);
+    (uniform(p2p), uniform(cfg), next)
+}
+
+#[test]
+fn golden_rng_chain() {
+    #[derive(Deserialize)]
+    struct File {
+        chains: Vec<Chain>,
+    }
+    #[derive(Deserialize)]
+    struct Chain {
+        global_seed: u32,
+        samples: Vec<Sample>,
+    }
+    #[derive(Deserialize)]
+    struct Sample {
+        seed: u32,
+        u_p2p: f64,
+        u_cfg: f64,
+        p2p_threshold: f64,
+        cfg_scale: f64,
+        next_seed: u32,
+    }
+    let Some(folder) = case("selection") else { return };
+    let file: File = json(&folder.join("rng_chain.json"));
+    assert!(!file.chains.is_empty());
+    for Chain { global_seed, samples } in file.chains {
+        let mut seed = first_seed(global_seed);
+        for sample in samples {
+            let (p2p, cfg, next) = draw(seed);
+            assert_eq!((sample.seed, sample.u_p2p, sample.u_cfg, sample.next_seed), (seed, p2p, cfg, next));
+            assert_eq!((sample.p2p_threshold, sample.cfg_scale), (0.1 + p2p * (0.9 - 0.1), 7.5 + cfg * (15.0 - 7.5)));
+            seed = next;
+        }
+    }
+}
