@@ -73,8 +73,8 @@ pub fn draw(
     settings: Settings,
     progress: &mut dyn FnMut(&Drawn) -> ControlFlow<()>,
 ) -> Result<Tensor> {
-    if draws.is_empty() || settings.steps == 0 {
-        return Err(Error::Input("drawing needs at least one candidate and one step".into()));
+    if draws.is_empty() || settings.steps == 0 || settings.size.0 == 0 || settings.size.1 == 0 {
+        return Err(Error::Input("drawing needs at least one candidate, one step and one latent".into()));
     }
     if unet.config().in_channels != unet.config().out_channels {
         return Err(Error::Input(format!("drawing needs a text-to-image UNet, this one has {} input channels", unet.config().in_channels)));

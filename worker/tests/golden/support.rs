@@ -109,3 +109,10 @@ pub fn assert_bytes(what: &str, actual: &[u8], expected: &[u8], share: f64) {
     assert!(largest <= 1, "{what}: bytes differ by up to {largest}");
     assert!(differing as f64 <= share * expected.len() as f64, "{what}: {differing} of {} bytes differ", expected.len());
 }
+
+/// Asserts that a JSON text has this number at this key somewhere. Both sides write the shortest decimals that give the
+/// same fp64 number, so this is exact where parsing the text would round.
+pub fn assert_written(json: &str, key: &str, value: f64) {
+    let written = format!("\"{key}\": {value:?}");
+    assert!(json.contains(&written), "{written} is not in the reference");
+}
