@@ -22,7 +22,6 @@ fn language_model_writes_in_the_format_of_the_original() {
     let mut rng = Stream::keyed(0, CaptionId::of(caption).bytes(), 0, Purpose::Tokens);
     let prompt = format!("{caption}\n##\n");
     let whole = llm.generate(Prompt::Text(&prompt), &Options { sampling, max_tokens: 96, stop: &[] }, &mut rng).unwrap();
-    println!("{whole:?}");
     assert_eq!(whole.finish, Finish::Stop);
     let body = whole.text.strip_suffix("\nEND").unwrap();
     let (edit, output) = body.split_once("\n%%\n").unwrap();

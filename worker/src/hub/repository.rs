@@ -44,7 +44,7 @@ impl Hub {
         let state = reference.variant.as_ref().map_or(listing.sha.clone(), |variant| format!("{}-{variant}", listing.sha));
         let folder = home.join(state);
         let missing = |file: &Sibling| !folder.join(&file.rfilename).is_file();
-        if files.iter().any(|file| missing(file)) {
+        if files.iter().any(&missing) {
             let _lock = cache::lock(&folder).await?;
             // Another worker may have fetched them while this one waited.
             for file in files.iter().filter(|file| missing(file)) {

@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 
 /// Mean and standard deviation of the channels in CLIP's training data (openai/CLIP, `clip.py`).
 const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+const STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// Resizes [n, 3, h, w] to [n, 3, size, size] with Keys' cubic kernel at a = -0.75.
 pub fn resize_bicubic(images: &Tensor, size: usize) -> Result<Tensor> {

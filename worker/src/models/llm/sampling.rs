@@ -87,7 +87,7 @@ mod tests {
     }
 
     /// Softmax of (0, ln 2, ln 5) is (1/8, 2/8, 5/8).
-    const LOGITS: [f32; 3] = [0.0, std::f32::consts::LN_2, 1.609_437_9];
+    const LOGITS: [f32; 3] = [0.0, std::f32::consts::LN_2, 1.609_438];
 
     #[test]
     fn shares_follow_the_softmax() {

@@ -138,7 +138,7 @@ fn smollm2_answers() {
         Message { role: Role::User, content: "What is the capital of France?" },
     ];
     let answer = llm.generate(Prompt::Chat(&messages), &options(0.0, 24), &mut stream(0)).unwrap();
-    println!("{answer:?}");
+    eprintln!("{answer:?}");
     assert!(answer.text.contains("Paris"), "{answer:?}");
     assert_eq!(answer.finish, Finish::Stop);
 }

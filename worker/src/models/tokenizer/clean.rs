@@ -1,10 +1,10 @@
 //! Cleaning of captions before tokenization, as the originals do it.
 //!
-//! Both run ftfy's `fix_text` first. What is repaired here: character references, Windows-1252 control codes,
-//! ligatures, full-width forms, curly quotes, line breaks, terminal escapes, control characters, and composition (NFC).
-//! ftfy's guess at text that was decoded in a wrong encoding is not made: `cafÃ©` stays as it is.
+//! Both run ftfy's `fix_text` first: character references, wrong encodings, Windows-1252 control codes, ligatures,
+//! full-width forms, curly quotes, line breaks, terminal escapes, control characters, and composition (NFC).
 
 use super::html::{self, WINDOWS_1252};
+use super::mojibake;
 use std::borrow::Cow;
 use tokenizers::NormalizedString;
 
@@ -43,7 +43,7 @@ fn fix_line(line: &str, unescape: bool) -> String {
     let mut current = line.to_string();
     loop {
         let decoded = if unescape { html::unescape_unambiguous(&current) } else { Cow::Borrowed(current.as_str()) };
-        let breaks = decoded.replace("\r\n", "\n");
+        let breaks = mojibake::fix_encoding(&decoded).replace("\r\n", "\n");
         let plain = without_terminal_escapes(&breaks);
         let next = nfc(&plain.chars().map(repair).collect::<String>());
         if next == current {

@@ -3,7 +3,9 @@
 //! The vocabulary comes from the model's folder, or from the program itself for checkpoints that carry none.
 
 mod clean;
+mod code_pages;
 mod html;
+mod mojibake;
 
 pub use clean::Dialect;
 
