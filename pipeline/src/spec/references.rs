@@ -58,15 +58,17 @@ fn check_url(text: &str, scheme: &str, rest: &str, with_hub: bool) -> Result<Str
     Ok(text.to_string())
 }
 
-/// `owner/name[@revision][/folder...]`, in the characters the hub allows.
+/// `owner/name[@revision][/path...][?variant=name]`, in the characters the hub allows; a slash in a revision is `%2F`.
 fn hub(text: &str, rest: &str) -> Result<String, String> {
     let allowed = |part: &str| {
         !part.is_empty() && part != "." && part != ".." && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };
+    let (rest, variant) = rest.split_once("?variant=").map_or((rest, None), |(rest, variant)| (rest, Some(variant)));
     let mut parts = rest.split('/');
     let owner = parts.next().unwrap_or_default();
     let named = parts.next().unwrap_or_default();
     let (name, revision) = named.split_once('@').unwrap_or((named, "main"));
-    let valid = allowed(owner) && allowed(name) && allowed(revision) && parts.all(allowed);
+    let valid =
+        allowed(owner) && allowed(name) && allowed(&revision.replace("%2F", "")) && parts.all(allowed) && variant.is_none_or(allowed);
     if valid { Ok(text.to_string()) } else { Err(String::new()) }
 }

@@ -1,8 +1,8 @@
 //! Where models come from: a name in the pipeline file becomes a path on this machine.
 //!
-//! A name is a local path, a folder or file of an object store (`s3://`, `gs://`, `az://`), or a repository of the
-//! Hugging Face hub (`hf://owner/name[@revision][/path][?variant=fp16]`). What is fetched lies in one cache that all
-//! workers of a node share. `HF_TOKEN`, `HF_ENDPOINT` and `IP2P_CACHE` are honoured.
+//! A name is a local path, a folder or file of an object store (`s3://`, `gs://`, `az://`; `https://` for one file), or a
+//! repository of the Hugging Face hub (`hf://owner/name[@revision][/path][?variant=fp16]`). What is fetched lies in one
+//! cache that all workers of a node share. `HF_TOKEN`, `HF_ENDPOINT` and `IP2P_CACHE` are honoured.
 
 mod cache;
 mod client;

@@ -4,7 +4,7 @@ use super::error::{Error, Result};
 use std::path::PathBuf;
 
 /// Schemes of object stores that can hold models.
-const STORES: [&str; 4] = ["s3", "gs", "az", "abfs"];
+const STORES: [&str; 6] = ["s3", "gs", "az", "abfs", "http", "https"];
 
 /// A model reference, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +38,9 @@ impl Reference {
             Some(("file", path)) => Ok(Reference::Local(PathBuf::from(path))),
             Some(("hf", rest)) => HubReference::parse(text, rest).map(Reference::Hub).map_err(invalid),
             Some((scheme, _)) if STORES.contains(&scheme) => Ok(Reference::Store(text.to_string())),
-            Some((scheme, _)) => Err(invalid(format!("scheme `{scheme}` is not known: use a path, file://, s3://, gs://, az:// or hf://"))),
+            Some((scheme, _)) => {
+                Err(invalid(format!("scheme `{scheme}` is not known: use a path, file://, s3://, gs://, az://, https:// or hf://")))
+            }
         }
     }
 }

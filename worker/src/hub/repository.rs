@@ -189,10 +189,10 @@ fn check_names(reference: &HubReference, listing: &Listing) -> Result<()> {
 async fn remember(path: &Path, listing: &Listing) -> Result<()> {
     cache::make_room(path).await?;
     let bytes = serde_json::to_vec(listing).map_err(|e| Error::file(path)(e.into()))?;
-    // Two workers may write at once: each has a file of its own until the rename.
-    let own = path.with_extension(format!("{}.partial", std::process::id()));
-    tokio::fs::write(&own, bytes).await.map_err(Error::file(&own))?;
-    tokio::fs::rename(&own, path).await.map_err(Error::file(path))
+    let _lock = cache::lock(path).await?;
+    let partial = cache::partial(path);
+    tokio::fs::write(&partial, bytes).await.map_err(Error::file(&partial))?;
+    cache::finish(path).await
 }
 
 /// Bytes of the unfinished file.

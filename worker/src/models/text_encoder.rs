@@ -93,3 +93,64 @@ pub(super) fn check_vocabulary(tokenizer: &ClipTokenizer, config: &ClipTextConfi
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    /// One layer with one head of 64; values depend on nothing but their place.
+    fn tensors(prefix: &str) -> HashMap<String, Tensor> {
+        let layer = "encoder.layers.0";
+        let shapes: Vec<(String, Vec<usize>)> = [
+            ("embeddings.token_embedding.weight".to_string(), vec![49408, 64]),
+            ("embeddings.position_embedding.weight".to_string(), vec![77, 64]),
+            (format!("{layer}.mlp.fc1.weight"), vec![128, 64]),
+            (format!("{layer}.mlp.fc1.bias"), vec![128]),
+            (format!("{layer}.mlp.fc2.weight"), vec![64, 128]),
+            (format!("{layer}.mlp.fc2.bias"), vec![64]),
+        ]
+        .into_iter()
+        .chain(["q_proj", "k_proj", "v_proj", "out_proj"].iter().flat_map(|name| {
+            let name = format!("{layer}.self_attn.{name}");
+            [(format!("{name}.weight"), vec![64, 64]), (format!("{name}.bias"), vec![64])]
+        }))
+        .chain(
+            [format!("{layer}.layer_norm1"), format!("{layer}.layer_norm2"), "final_layer_norm".to_string()]
+                .into_iter()
+                .flat_map(|name| [(format!("{name}.weight"), vec![64]), (format!("{name}.bias"), vec![64])]),
+        )
+        .collect();
+        let filled = |(name, shape): (String, Vec<usize>)| {
+            let (count, seed) = (shape.iter().product::<usize>(), name.len() as f32);
+            let values: Vec<f32> = (0..count).map(|i| ((i as f32 + seed) * 0.37).sin() * 0.3).collect();
+            (format!("{prefix}{name}"), Tensor::from_vec(values, shape, &Device::Cpu).unwrap())
+        };
+        shapes.into_iter().map(filled).collect()
+    }
+
+    const CONFIG: &str = r#"{"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 1,
+        "vocab_size": 49408, "max_position_embeddings": 77, "hidden_act": "quick_gelu"}"#;
+
+    #[test]
+    fn an_original_checkpoint_equals_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("text_encoder");
+        std::fs::create_dir(&inner).unwrap();
+        std::fs::write(inner.join("config.json"), CONFIG).unwrap();
+        candle_core::safetensors::save(&tensors(FOLDER_PREFIX), inner.join("model.safetensors")).unwrap();
+        let checkpoint = folder.path().join("sd.safetensors");
+        candle_core::safetensors::save(&tensors(CHECKPOINT_PREFIX), &checkpoint).unwrap();
+
+        let from_folder = TextEncoder::from_folder(folder.path(), DType::F32, &Device::Cpu).unwrap();
+        let weights = Weights::open(&checkpoint).unwrap();
+        let from_checkpoint = TextEncoder::from_checkpoint(&weights, DType::F32, &Device::Cpu).unwrap();
+        let states = |encoder: &TextEncoder| encoder.encode(&["a cat", ""]).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(states(&from_folder), states(&from_checkpoint));
+        assert_eq!((from_checkpoint.length(), from_checkpoint.width(), from_checkpoint.count("a cat").unwrap()), (77, 64, 4));
+
+        std::fs::write(inner.join("config.json"), CONFIG.replace("quick_gelu", "gelu")).unwrap();
+        let error = TextEncoder::from_folder(folder.path(), DType::F32, &Device::Cpu).map(drop).unwrap_err().to_string();
+        assert!(error.contains("hidden_act: `gelu` is not supported"), "{error}");
+    }
+}

@@ -29,7 +29,7 @@ seed: 18446744073709551615
 store: s3://bucket/prefix
 corpus: { path: "s3://bucket/*.csv.gz", caption_column: TEXT, url_column: URL, limit: 10 }
 partition: { records: 7 }
-models: { diffusion: hf://a/b@v1.5/unet, vae: gs://b/vae, clip: file:///models/clip, llm: llm.gguf }
+models: { diffusion: hf://a/b@v1.5/unet?variant=fp16, vae: gs://b/vae, clip: file:///models/clip, llm: llm.gguf }
 stages:
   prompts:
     backend: openai
@@ -54,7 +54,7 @@ run: { launcher: external, workers: 3, threads: 2, device: cuda, retry: { attemp
     assert_eq!(spec.corpus, corpus);
     assert_eq!(spec.partition.records, 7);
     let models = &spec.models;
-    assert_eq!((models.diffusion.as_str(), models.clip.as_str()), ("hf://a/b@v1.5/unet", "file:///models/clip"));
+    assert_eq!((models.diffusion.as_str(), models.clip.as_str()), ("hf://a/b@v1.5/unet?variant=fp16", "file:///models/clip"));
     assert_eq!((models.vae.as_deref(), models.llm.as_deref()), (Some("gs://b/vae"), Some("llm.gguf")));
     let server = OpenAi {
         base_url: "http://[::1]:8080/v1".to_string(),
