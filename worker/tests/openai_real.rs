@@ -1,7 +1,7 @@
-//! The `openai` and `local` backends with a real small model: SmolLM2-135M-Instruct.
+//! The `openai` backend against a real server: llama.cpp with SmolLM2-135M-Instruct.
 //!
-//! `tests/llm/run.sh` starts a llama.cpp server, sets `IP2P_LLM_URL` and `IP2P_LLM_KEY` (the server) and
-//! `IP2P_SMOLLM2` (the GGUF), and runs these tests. A test whose variables are not set says so and passes.
+//! `tests/llm/run.sh` starts it, sets `IP2P_LLM_URL` and `IP2P_LLM_KEY`, and runs these tests. A test whose
+//! variables are not set says so and passes.
 //! What the model writes is not judged here: it is small.
 
 use futures::StreamExt;

@@ -2,15 +2,8 @@
 //!
 //! A fine-tuned completion model learned all this from its training lines and gets the bare caption.
 
+pub(crate) use crate::models::llm::Role;
 use serde_json::{Value, json};
-
-/// Who says a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
-    System,
-    User,
-    Assistant,
-}
 
 const TASK: &str = "You write training data for a model that edits pictures by instruction. \
 The user gives the caption of a picture. Think of one edit that changes something visible: an object, an animal, \

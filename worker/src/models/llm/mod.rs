@@ -48,8 +48,11 @@ pub enum Prompt<'a> {
 pub struct Options<'a> {
     pub sampling: Sampling,
     pub max_tokens: usize,
-    /// The text ends before the first of these.
+    /// The text ends before the first of these; with a form, what is written in a blank does.
     pub stop: &'a [&'a str],
+    /// A form to be filled in: its parts stand in the text as they are, with one blank between each two for
+    /// the model to write in. Without parts the model writes freely.
+    pub form: &'a [&'a str],
 }
 
 /// A completion.
@@ -59,6 +62,26 @@ pub struct Generated {
     pub prompt_tokens: usize,
     pub completion_tokens: usize,
     pub finish: Finish,
+}
+
+/// A text in the making.
+struct Draft {
+    /// Of the next token.
+    logits: Vec<f32>,
+    /// Tokens read.
+    position: usize,
+    /// How often each token was written.
+    counts: HashMap<u32, u32>,
+    /// Tokens written.
+    written: usize,
+}
+
+/// What the model wrote until something ended it.
+struct Blank {
+    text: String,
+    /// The end of `text` that the network has not read.
+    unread: String,
+    finish: Finish,
 }
 
 /// Why a completion ended.
@@ -103,38 +126,74 @@ impl Llm {
     ///
     /// Errors: a prompt without tokens or beyond the context, a conversation for a model without a known chat format.
     pub fn generate(&mut self, prompt: Prompt<'_>, options: &Options<'_>, rng: &mut Stream) -> Result<Generated> {
-        let prompt = self.encode(prompt)?;
+        let (head, parts) = options.form.split_first().map_or(("", options.form), |(head, parts)| (*head, parts));
+        let prompt = self.encode(prompt, head)?;
         self.network.reset();
-        let mut logits = self.network.read(&prompt, 0, &self.device)?;
-        let (mut ids, mut counts, mut text) = (Vec::new(), HashMap::new(), String::new());
-        let longest = options.max_tokens.min(self.context - prompt.len());
-        let mut finish = Finish::Length;
-        while ids.len() < longest {
-            let id = options.sampling.choose(&logits, &counts, rng);
-            if self.ends.contains(&id) {
-                finish = Finish::Stop;
+        let logits = self.network.read(&prompt, 0, &self.device)?;
+        let mut draft = Draft { logits, position: prompt.len(), counts: HashMap::new(), written: 0 };
+        let mut blank = self.write(&mut draft, options, rng)?;
+        let mut text = format!("{head}{}", blank.text);
+        for (i, part) in parts.iter().enumerate() {
+            if blank.finish == Finish::Length {
                 break;
             }
-            ids.push(id);
-            *counts.entry(id).or_default() += 1;
-            text = self.decode(&ids)?;
-            if let Some(end) = first_stop(&text, options.stop) {
-                text.truncate(end);
-                finish = Finish::Stop;
-                break;
-            }
-            if ids.len() < longest {
-                logits = self.network.read(&[id], prompt.len() + ids.len() - 1, &self.device)?;
+            text += part;
+            if i + 1 < parts.len() {
+                self.read_on(&mut draft, &format!("{}{part}", blank.unread))?;
+                blank = self.write(&mut draft, options, rng)?;
+                text += &blank.text;
             }
         }
-        Ok(Generated { text, prompt_tokens: prompt.len(), completion_tokens: ids.len(), finish })
+        Ok(Generated { text, prompt_tokens: prompt.len(), completion_tokens: draft.written, finish: blank.finish })
     }
 
-    fn encode(&self, prompt: Prompt<'_>) -> Result<Vec<u32>> {
-        let ids = match prompt {
+    /// Writes until the model or a stop string ends the text, or there is no room.
+    fn write(&mut self, draft: &mut Draft, options: &Options<'_>, rng: &mut Stream) -> Result<Blank> {
+        let (mut ids, mut text) = (Vec::new(), String::new());
+        let room = (options.max_tokens - draft.written).min(self.context - draft.position);
+        while ids.len() < room {
+            let id = options.sampling.choose(&draft.logits, &draft.counts, rng);
+            if self.ends.contains(&id) {
+                return Ok(Blank { text, unread: String::new(), finish: Finish::Stop });
+            }
+            let before = std::mem::replace(&mut text, self.decode_with(&mut ids, id)?);
+            *draft.counts.entry(id).or_default() += 1;
+            draft.written += 1;
+            if let Some(end) = first_stop(&text, options.stop) {
+                text.truncate(end);
+                // The last token was not read: a part of it may belong to the text all the same.
+                let unread = text.strip_prefix(&before).unwrap_or_default().to_string();
+                return Ok(Blank { text, unread, finish: Finish::Stop });
+            }
+            if ids.len() < room {
+                self.read_token(draft, id)?;
+            }
+        }
+        Ok(Blank { text, unread: String::new(), finish: Finish::Length })
+    }
+
+    /// Reads text that was not sampled, as far as there is room.
+    fn read_on(&mut self, draft: &mut Draft, text: &str) -> Result<()> {
+        let room = self.context - draft.position;
+        for id in self.encode_text(text, false)?.into_iter().take(room) {
+            self.read_token(draft, id)?;
+        }
+        Ok(())
+    }
+
+    fn read_token(&mut self, draft: &mut Draft, id: u32) -> Result<()> {
+        draft.logits = self.network.read(&[id], draft.position, &self.device)?;
+        draft.position += 1;
+        Ok(())
+    }
+
+    /// The tokens of a prompt and of the text that the completion must begin with.
+    fn encode(&self, prompt: Prompt<'_>, head: &str) -> Result<Vec<u32>> {
+        let mut ids = match prompt {
             Prompt::Text(text) => self.encode_text(text, true)?,
             Prompt::Chat(messages) => self.encode_chat(messages)?,
         };
+        ids.extend(self.encode_text(head, false)?);
         match ids.len() {
             0 => Err(Error::Input("the prompt has no tokens".to_string())),
             n if n >= self.context => {
@@ -166,7 +225,9 @@ impl Llm {
         Ok(encoding.get_ids().to_vec())
     }
 
-    fn decode(&self, ids: &[u32]) -> Result<String> {
+    /// Adds a token and gives the text of all: some characters need more than one.
+    fn decode_with(&self, ids: &mut Vec<u32>, id: u32) -> Result<String> {
+        ids.push(id);
         self.tokenizer.decode(ids, true).map_err(|e| Error::Input(format!("completion: {e}")))
     }
 }

@@ -49,7 +49,7 @@ fn stream(sample: u32) -> Stream {
 }
 
 fn options(temperature: f64, max_tokens: usize) -> Options<'static> {
-    Options { sampling: Sampling { temperature, top_p: 1.0, frequency_penalty: 0.1 }, max_tokens, stop: &[] }
+    Options { sampling: Sampling { temperature, top_p: 1.0, frequency_penalty: 0.1 }, max_tokens, stop: &[], form: &[] }
 }
 
 #[test]
@@ -102,6 +102,37 @@ fn stop_strings_end_the_text_before_them() {
     let cut = llm.generate(Prompt::Text("a b"), &options, &mut stream(0)).unwrap();
     assert_eq!((cut.text.as_str(), cut.finish), (&whole[..whole.find(stop).unwrap()], Finish::Stop));
     assert!(cut.completion_tokens < 20);
+}
+
+/// The parts of a form stand in the text whatever the model would write, and it has read them.
+#[test]
+fn a_form_is_filled_in() {
+    let mut llm = open(&folder(CONFIG));
+    let options = Options { stop: &["c"], form: &["a ", " b ", " d"], ..options(2.0, 24) };
+    let mut texts = Vec::new();
+    for sample in 0..20 {
+        let generated = llm.generate(Prompt::Text("e"), &options, &mut stream(sample)).unwrap();
+        assert!(generated.text.starts_with("a "), "{generated:?}");
+        if generated.finish == Finish::Stop {
+            let blanks = generated.text.strip_prefix("a ").and_then(|text| text.strip_suffix(" d")).unwrap();
+            assert!(blanks.contains(" b ") && !blanks.contains('c'), "{generated:?}");
+        }
+        texts.push(generated.text);
+    }
+    texts.sort();
+    texts.dedup();
+    assert!(texts.len() > 5, "{texts:?}");
+}
+
+/// A blank goes on from what was read: here the word that the network likes best after the same five words.
+#[test]
+fn a_blank_continues_the_parts_before_it() {
+    let mut llm = open(&folder(CONFIG));
+    llm.ends.clear();
+    let whole = llm.generate(Prompt::Text("e a b"), &options(0.0, 1), &mut stream(0)).unwrap();
+    let form = Options { form: &["a b", ""], ..options(0.0, 1) };
+    let filled = llm.generate(Prompt::Text("e"), &form, &mut stream(0)).unwrap();
+    assert_eq!(filled.text, format!("a b{}", whole.text));
 }
 
 #[test]
