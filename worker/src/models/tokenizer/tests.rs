@@ -1,5 +1,9 @@
 use super::*;
+use proptest::prelude::*;
 use std::fs;
+use std::sync::LazyLock;
+
+static ORIGINAL: LazyLock<ClipTokenizer> = LazyLock::new(|| ClipTokenizer::built_in().unwrap());
 
 fn ids(tokenizer: &ClipTokenizer, text: &str, dialect: Dialect) -> Vec<u32> {
     tokenizer.encode(text, dialect, 8).unwrap().ids
@@ -7,15 +11,15 @@ fn ids(tokenizer: &ClipTokenizer, text: &str, dialect: Dialect) -> Vec<u32> {
 
 #[test]
 fn original_ids() {
-    let tokenizer = ClipTokenizer::built_in().unwrap();
+    let tokenizer = &*ORIGINAL;
     assert_eq!(tokenizer.vocabulary_size(), 49408);
-    assert_eq!(ids(&tokenizer, "a photo of a cat", Dialect::OpenAi), [49406, 320, 1125, 539, 320, 2368, 49407, 0]);
-    assert_eq!(ids(&tokenizer, "A Photo", Dialect::StableDiffusion), [49406, 320, 1125, 49407, 49407, 49407, 49407, 49407]);
+    assert_eq!(ids(tokenizer, "a photo of a cat", Dialect::OpenAi), [49406, 320, 1125, 539, 320, 2368, 49407, 0]);
+    assert_eq!(ids(tokenizer, "A Photo", Dialect::StableDiffusion), [49406, 320, 1125, 49407, 49407, 49407, 49407, 49407]);
 }
 
 #[test]
 fn long_text_keeps_its_end_token_and_reports_its_length() {
-    let tokenizer = ClipTokenizer::built_in().unwrap();
+    let tokenizer = &*ORIGINAL;
     let tokens = tokenizer.encode(&"cat ".repeat(100), Dialect::OpenAi, 77).unwrap();
     assert_eq!((tokens.ids.len(), tokens.ids[76], tokens.count), (77, 49407, 102));
     let exact = tokenizer.encode(&"cat ".repeat(75), Dialect::OpenAi, 77).unwrap();
@@ -24,8 +28,8 @@ fn long_text_keeps_its_end_token_and_reports_its_length() {
 
 #[test]
 fn special_tokens_inside_a_text_are_themselves() {
-    let tokenizer = ClipTokenizer::built_in().unwrap();
-    assert_eq!(ids(&tokenizer, "cat <|endoftext|> cat", Dialect::OpenAi), [49406, 2368, 49407, 2368, 49407, 0, 0, 0]);
+    let tokenizer = &*ORIGINAL;
+    assert_eq!(ids(tokenizer, "cat <|endoftext|> cat", Dialect::OpenAi), [49406, 2368, 49407, 2368, 49407, 0, 0, 0]);
 }
 
 /// A vocabulary of a few words, as a small model may have, in both file forms and with another padding token.
@@ -59,4 +63,20 @@ fn a_foreign_tokenizer_is_refused() {
     fs::write(folder.path().join("tokenizer.json"), json).unwrap();
     let error = ClipTokenizer::for_model(folder.path()).unwrap_err().to_string();
     assert!(error.contains("end_of_word_suffix"), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Any text, damaged or not, gives as many ids as were asked for, between start and end.
+    #[test]
+    fn any_text_is_encoded(text in "(\\PC|[\u{0}-\u{ff}]|[ÃÂâ€™ð&;<#]){0,60}", length in 2usize..80) {
+        for dialect in [Dialect::OpenAi, Dialect::StableDiffusion] {
+            let tokens = ORIGINAL.encode(&text, dialect, length).unwrap();
+            prop_assert_eq!(tokens.ids.len(), length);
+            prop_assert_eq!(tokens.ids[0], 49406);
+            prop_assert_eq!(tokens.ids[tokens.count.min(length) - 1], 49407);
+            prop_assert!(tokens.ids.iter().all(|id| *id < 49408));
+        }
+    }
 }
