@@ -1,11 +1,26 @@
 //! The coordinator: partitions a corpus, schedules the stages onto workers, and never holds what the store does not.
 
+pub mod audit;
 pub mod driver;
+pub mod explain;
+mod fetch;
+pub mod figures;
+#[cfg(test)]
+mod fixture;
 pub mod forecast;
+pub mod found;
+pub mod gc;
 pub mod grpc;
 pub mod launcher;
+pub mod listing;
 pub mod logging;
+mod place;
 pub mod prepare;
+pub mod progress;
+pub mod report;
 pub mod scheduler;
+pub mod status;
+pub mod summary;
 pub mod term;
+mod text;
 pub mod tls;

@@ -68,7 +68,8 @@ pub struct StageDir {
 }
 
 impl StageDir {
-    fn root(&self) -> String {
+    /// The folder, without a slash at its end.
+    pub fn root(&self) -> String {
         format!("{}/{}", self.stage, self.fingerprint.short())
     }
 
@@ -105,6 +106,11 @@ impl StageDir {
     /// Prefix of all data objects of the stage.
     pub fn all_data(&self) -> String {
         format!("{}/data", self.root())
+    }
+
+    /// The partition of a key below [`StageDir::all_data`].
+    pub fn partition_of_data(key: &str) -> Option<u32> {
+        key.rsplit('/').nth(1)?.strip_prefix('p')?.parse().ok()
     }
 
     /// A file of the final dataset. Its bytes are a pure function of this key: the fingerprint covers the

@@ -1,0 +1,303 @@
+//! The checks that are the same for every stage: manifests, chunk chains, objects.
+
+use super::{Audit, Checked, Finding, Unfinished};
+use crate::fetch;
+use ip2p_pipeline::layout::{self, Stage};
+use ip2p_pipeline::manifest::{ChunkManifest, DataObject, PartitionManifest};
+use ip2p_pipeline::plan::{Partitioning, Plan};
+use ip2p_pipeline::store::Store;
+use ip2p_pipeline::tables::Table;
+use ip2p_pipeline::{Error, Result, commit, corpus};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+/// Which partitions have a manifest.
+pub(super) struct Present {
+    committed: BTreeMap<Stage, BTreeSet<u32>>,
+    /// Partitions of `prompts`, `pairs` and `filter`.
+    partitions: u32,
+}
+
+impl Present {
+    pub async fn list(store: &Store, plan: &Plan) -> Result<Self> {
+        let mut committed = BTreeMap::new();
+        for stage in Stage::RUN {
+            let keys = store.list(&plan.dir(stage).manifests()).await?;
+            committed.insert(stage, keys.iter().filter_map(|(key, _)| layout::StageDir::partition_of(key)).collect());
+        }
+        Ok(Present { committed, partitions: plan.partitioning.partitions()? })
+    }
+
+    pub fn of(&self, stage: Stage) -> impl Iterator<Item = u32> + '_ {
+        self.committed.get(&stage).into_iter().flatten().copied()
+    }
+
+    pub fn has(&self, stage: Stage, partition: u32) -> bool {
+        self.committed.get(&stage).is_some_and(|committed| committed.contains(&partition))
+    }
+
+    /// Whether something that is committed was made from this partition.
+    pub fn needed(&self, stage: Stage, partition: u32) -> bool {
+        let later = |other: &Stage| *other > stage;
+        Stage::RUN.iter().filter(|other| later(other)).any(|&other| match other {
+            Stage::Pairs | Stage::Filter => self.has(other, partition),
+            Stage::Index | Stage::Shards => self.of(other).next().is_some(),
+            Stage::Corpus | Stage::Prompts => false,
+        })
+    }
+
+    pub fn complete(&self, stage: Stage) -> bool {
+        (0..self.partitions).all(|partition| self.has(stage, partition))
+    }
+
+    /// The stages that have not all their partitions; `shards` is the number of shards once it is known.
+    pub fn unfinished(&self, shards: Option<u32>) -> Vec<Unfinished> {
+        let size = |stage| match stage {
+            Stage::Corpus | Stage::Prompts | Stage::Pairs | Stage::Filter => Some(self.partitions),
+            Stage::Index => Some(1),
+            Stage::Shards => shards,
+        };
+        let stages = Stage::RUN.map(|stage| Unfinished { stage, committed: self.of(stage).count() as u32, of: size(stage) });
+        stages.into_iter().filter(|stage| stage.of.is_none_or(|of| stage.committed < of)).collect()
+    }
+}
+
+/// Reads objects and collects what is wrong with them.
+pub(super) struct Inspector<'a> {
+    pub store: &'a Store,
+    pub plan: &'a Plan,
+    pub quick: bool,
+    pub findings: Vec<Finding>,
+    checked: Checked,
+}
+
+impl<'a> Inspector<'a> {
+    pub fn new(store: &'a Store, plan: &'a Plan, quick: bool) -> Self {
+        Inspector { store, plan, quick, findings: Vec::new(), checked: Checked::default() }
+    }
+
+    pub fn join(&mut self, other: Inspector<'_>) {
+        self.findings.extend(other.findings);
+        self.checked.add(&other.checked);
+    }
+
+    pub fn finish(self, unfinished: Vec<Unfinished>) -> Audit {
+        let mut findings = self.findings;
+        findings.sort();
+        let (run, plan) = (self.store.url().to_string(), self.plan.fingerprint());
+        Audit { run, plan, quick: self.quick, findings, unfinished, checked: self.checked }
+    }
+
+    pub fn report(&mut self, stage: Stage, partition: Option<u32>, object: Option<&str>, problem: String) {
+        let advice = advice(self.plan, stage, partition);
+        self.findings.push(Finding { stage, partition, object: object.map(str::to_string), problem, advice });
+    }
+
+    /// Damage becomes a finding and `None`; trouble with the store stops the audit.
+    fn judge<T>(&mut self, stage: Stage, partition: Option<u32>, object: &str, result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(Error::Damaged { problem, .. } | Error::Format { problem, .. }) => {
+                self.report(stage, partition, Some(object), problem);
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The frozen corpus, on which all other numbers rest.
+    pub async fn check_corpus(&mut self) -> Result<()> {
+        let (store, plan) = (self.store, self.plan);
+        let key = plan.corpus_dir.manifest(0);
+        let manifest = corpus::load(store, &plan.corpus_dir).await;
+        let Some(manifest) = self.judge(Stage::Corpus, None, &key, manifest)? else { return Ok(()) };
+        self.checked.manifests += 1;
+        let Some(manifest) = manifest else {
+            self.report(Stage::Corpus, None, Some(&key), "it is missing".to_string());
+            return Ok(());
+        };
+        if manifest.fingerprint != plan.corpus {
+            self.report(Stage::Corpus, None, Some(&key), "it describes another corpus than the plan's".to_string());
+        }
+        let records: u64 = manifest.objects.iter().map(|object| object.records).sum();
+        if records != manifest.records || records != plan.partitioning.records {
+            let planned = plan.partitioning.records;
+            let problem = format!("its objects hold {records} records, it says {}, the plan says {planned}", manifest.records);
+            self.report(Stage::Corpus, None, Some(&key), problem);
+        }
+        for object in &manifest.objects {
+            self.check_object(Stage::Corpus, None, &object.data).await?;
+        }
+        Ok(())
+    }
+
+    /// The frozen partitioning is the plan's.
+    pub async fn check_partitioning(&mut self) -> Result<()> {
+        let key = layout::partitioning(&self.plan.dir(Stage::Prompts));
+        let frozen = commit::read::<Partitioning>(self.store, &key).await;
+        if let Some(frozen) = self.judge(Stage::Prompts, None, &key, frozen)?
+            && frozen != Some(self.plan.partitioning)
+        {
+            self.report(Stage::Prompts, None, Some(&key), "it is missing or differs from the plan's partitioning".to_string());
+        }
+        Ok(())
+    }
+
+    /// No stage has a partition that the plan does not have.
+    pub fn check_partition_numbers(&mut self, present: &Present) -> Result<()> {
+        let partitions = self.plan.partitioning.partitions()?;
+        for (stage, size) in [(Stage::Prompts, partitions), (Stage::Pairs, partitions), (Stage::Filter, partitions), (Stage::Index, 1)] {
+            for partition in present.of(stage).filter(|&partition| partition >= size) {
+                let key = self.plan.dir(stage).manifest(partition);
+                self.report(stage, Some(partition), Some(&key), format!("the stage has {size} partitions, counted from 0"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a partition's manifest and checks it by itself. `needed` makes its absence a finding.
+    pub async fn manifest(&mut self, stage: Stage, partition: u32, needed: bool) -> Result<Option<PartitionManifest>> {
+        let key = self.plan.dir(stage).manifest(partition);
+        let read = commit::read::<PartitionManifest>(self.store, &key).await;
+        let Some(read) = self.judge(stage, Some(partition), &key, read)? else { return Ok(None) };
+        let Some(manifest) = read else {
+            if needed {
+                self.report(stage, Some(partition), Some(&key), "it is missing, but later stages were made from it".to_string());
+            }
+            return Ok(None);
+        };
+        self.checked.manifests += 1;
+        if (manifest.stage, manifest.partition) != (stage, partition) {
+            let problem = format!("it describes {} partition {}", manifest.stage, manifest.partition);
+            self.report(stage, Some(partition), Some(&key), problem);
+            return Ok(None);
+        }
+        for problem in chain_problems(&manifest) {
+            self.report(stage, Some(partition), Some(&key), problem);
+        }
+        self.check_names(&manifest);
+        Ok(Some(manifest))
+    }
+
+    /// Every object belongs to this stage's folder and is named once.
+    fn check_names(&mut self, manifest: &PartitionManifest) {
+        let dir = self.plan.dir(manifest.stage);
+        let (data, dataset) = (format!("{}/", dir.all_data()), format!("{}/", dir.dataset_root()));
+        let mut names = HashSet::new();
+        for object in manifest.chunks.iter().flat_map(|chunk| &chunk.objects) {
+            let problem = if !names.insert(&object.key) {
+                "the manifest names it twice"
+            } else if !object.key.starts_with(&data) && !object.key.starts_with(&dataset) {
+                "it lies outside the stage's folder"
+            } else {
+                continue;
+            };
+            self.report(manifest.stage, Some(manifest.partition), Some(&object.key), problem.to_string());
+        }
+    }
+
+    /// Checks the objects of a chunk, but leaves those of the roles in `tables` to [`Inspector::table`].
+    pub async fn check_objects(&mut self, chunk: &ChunkManifest, tables: &[&str]) -> Result<()> {
+        for object in &chunk.objects {
+            if self.quick || !tables.contains(&object.role.as_str()) {
+                self.check_object(chunk.stage, Some(chunk.partition), object).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn check_object(&mut self, stage: Stage, partition: Option<u32>, object: &DataObject) -> Result<()> {
+        self.count(object);
+        let result = if self.quick {
+            fetch::check_length(self.store, object).await
+        } else {
+            fetch::stream(self.store, object, &mut std::io::sink()).await
+        };
+        self.judge(stage, partition, &object.key, result).map(drop)
+    }
+
+    /// The rows of one role of a chunk; `None` when they are damaged, which is then reported, or not read.
+    pub async fn table<T: Table>(&mut self, chunk: &ChunkManifest, role: &str) -> Result<Option<Vec<T>>> {
+        if self.quick {
+            return Ok(None);
+        }
+        let mut all = Some(Vec::new());
+        for object in chunk.objects.iter().filter(|object| object.role == role) {
+            self.count(object);
+            let rows = commit::read_data(self.store, object).await.and_then(|bytes| T::decode(&object.key, bytes));
+            match (self.judge(chunk.stage, Some(chunk.partition), &object.key, rows)?, &mut all) {
+                (Some(mut rows), Some(all)) => all.append(&mut rows),
+                _ => all = None,
+            }
+        }
+        self.checked.rows += all.as_ref().map_or(0, Vec::len) as u64;
+        Ok(all)
+    }
+
+    /// A table of the index as a tally of its verdicts.
+    pub async fn tally(&mut self, object: &DataObject) -> Result<Option<super::Tally>> {
+        self.count(object);
+        let tally = fetch::visit_index(self.store, object, super::Tally::default(), |tally, row| tally.add(row.pair, &row.verdict)).await;
+        let tally = self.judge(Stage::Index, Some(0), &object.key, tally)?;
+        self.checked.rows += tally.map_or(0, |tally| tally.rows);
+        Ok(tally)
+    }
+
+    /// A file with an object's bytes; `None` when they are damaged, which is then reported.
+    pub async fn file(&mut self, partition: u32, object: &DataObject) -> Result<Option<std::fs::File>> {
+        self.count(object);
+        let file = fetch::to_file(self.store, object).await;
+        self.judge(Stage::Shards, Some(partition), &object.key, file)
+    }
+
+    fn count(&mut self, object: &DataObject) {
+        self.checked.objects += 1;
+        self.checked.bytes += object.bytes;
+    }
+}
+
+/// What is wrong with a manifest by itself: gaps, overlaps, strangers, unbalanced counts.
+fn chain_problems(manifest: &PartitionManifest) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut next = 0;
+    for chunk in &manifest.chunks {
+        let ChunkManifest { start, end, .. } = *chunk;
+        if (chunk.stage, chunk.partition) != (manifest.stage, manifest.partition) {
+            problems.push(format!("its chunk {start}..{end} belongs to {} partition {}", chunk.stage, chunk.partition));
+        }
+        if start > next {
+            problems.push(format!("no chunk holds the records {next}..{start}"));
+        } else if start < next {
+            problems.push(format!("the records {start}..{next} are in two chunks"));
+        }
+        if end <= start {
+            problems.push(format!("its chunk {start}..{end} is empty"));
+        }
+        if !chunk.counts.balanced() {
+            let counts = &chunk.counts;
+            let (rejected, quarantined) = (counts.rejected_total(), counts.quarantined);
+            problems.push(format!(
+                "in its chunk {start}..{end}, expected {} is not output {} + rejected {rejected} + quarantined {quarantined}",
+                counts.expected, counts.output
+            ));
+        }
+        next = next.max(end);
+    }
+    if next != manifest.records {
+        problems.push(format!("its chunks end at record {next} of {}", manifest.records));
+    }
+    problems
+}
+
+/// How to get whole again. Everything but the corpus can be made anew, with the same bytes.
+fn advice(plan: &Plan, stage: Stage, partition: Option<u32>) -> String {
+    let dir = plan.dir(stage);
+    match (stage, partition) {
+        (Stage::Corpus, _) => "restore the object from a copy of the store; without one, start the run under another name".to_string(),
+        (_, Some(partition)) => format!(
+            "delete {} and {}/, and the manifests and chunks of the later stages of this partition, then run again: the same data is made anew",
+            dir.manifest(partition),
+            dir.chunks(partition)
+        ),
+        (_, None) => format!("delete {}/ and what the later stages made from it, then run again", dir.manifests()),
+    }
+}

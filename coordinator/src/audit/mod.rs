@@ -1,0 +1,188 @@
+//! `audit`: proves from the store alone that every record of a run is accounted for and every object is sound.
+//!
+//! It follows manifests as any reader does, and believes none of them: numbers of one stage must follow from the
+//! stage before it, from the plan, and from the rows in the tables; draws and verdicts are computed again; every
+//! object named must be there with its length and checksum.
+
+mod dataset;
+mod inspect;
+mod partition;
+#[cfg(test)]
+mod tests;
+
+use crate::forecast::human_bytes;
+use crate::text::{count, printable};
+use futures::{StreamExt, TryStreamExt};
+use inspect::{Inspector, Present};
+use ip2p_pipeline::Result;
+use ip2p_pipeline::ids::{Fingerprint, PairId, TripletId};
+use ip2p_pipeline::layout::Stage;
+use ip2p_pipeline::plan::Plan;
+use ip2p_pipeline::records::Verdict;
+use ip2p_pipeline::store::Store;
+use serde::Serialize;
+use std::collections::HashMap;
+use std::fmt;
+
+/// Partitions and shards checked at the same time; each holds about one chunk's table in memory.
+const PARALLEL: usize = 8;
+
+/// What an audit found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Audit {
+    pub run: String,
+    pub plan: Fingerprint,
+    /// Contents were not read: existence, lengths and the manifests' numbers only.
+    pub quick: bool,
+    /// By stage, partition and object.
+    pub findings: Vec<Finding>,
+    /// Stages that are not finished, which is no damage.
+    pub unfinished: Vec<Unfinished>,
+    pub checked: Checked,
+}
+
+/// Something that is not as it must be.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Finding {
+    pub stage: Stage,
+    /// `None` when it concerns the whole stage.
+    pub partition: Option<u32>,
+    /// Key of the object, relative to the run.
+    pub object: Option<String>,
+    pub problem: String,
+    /// What to do.
+    pub advice: String,
+}
+
+/// A stage with partitions that are not committed yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Unfinished {
+    pub stage: Stage,
+    pub committed: u32,
+    /// Unknown for `shards` before the index is done.
+    pub of: Option<u32>,
+}
+
+/// How much was looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Checked {
+    pub manifests: u64,
+    pub objects: u64,
+    /// Sum of the lengths of these objects.
+    pub bytes: u64,
+    /// Rows of tables.
+    pub rows: u64,
+}
+
+impl Checked {
+    fn add(&mut self, other: &Checked) {
+        self.manifests += other.manifests;
+        self.objects += other.objects;
+        self.bytes += other.bytes;
+        self.rows += other.rows;
+    }
+}
+
+impl Audit {
+    /// Nothing is damaged; the run may still be unfinished.
+    pub fn is_sound(&self) -> bool {
+        self.findings.is_empty()
+    }
+}
+
+/// A multiset of verdicts in constant memory: two are the same exactly when all fields agree (up to a collision
+/// of sums of 128-bit hashes).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tally {
+    rows: u64,
+    kept: u64,
+    sum: u128,
+}
+
+impl Tally {
+    fn add(&mut self, pair: PairId, verdict: &Verdict) {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(pair.bytes());
+        match verdict {
+            Verdict::Kept => hasher.update(b"kept"),
+            Verdict::Rejected(reason) => hasher.update(b"rejected").update(reason.name().as_bytes()),
+            Verdict::Quarantined(error) => hasher.update(b"quarantined").update(error.as_bytes()),
+        };
+        let mut hash = [0; 16];
+        hash.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        self.rows += 1;
+        self.kept += u64::from(*verdict == Verdict::Kept);
+        self.sum = self.sum.wrapping_add(u128::from_le_bytes(hash));
+    }
+
+    fn join(&mut self, other: &Tally) {
+        self.rows += other.rows;
+        self.kept += other.kept;
+        self.sum = self.sum.wrapping_add(other.sum);
+    }
+}
+
+/// Audits one plan of a run. `quick` reads no content. Fails only when the store does.
+pub async fn audit(store: &Store, plan: &Plan, quick: bool) -> Result<Audit> {
+    let mut all = Inspector::new(store, plan, quick);
+    let present = Present::list(store, plan).await?;
+    all.check_corpus().await?;
+    all.check_partitioning().await?;
+    all.check_partition_numbers(&present)?;
+
+    let partitions = 0..plan.partitioning.partitions()?;
+    let check = |partition| partition::check(Inspector::new(store, plan, quick), partition, &present);
+    let mut checked = futures::stream::iter(partitions).map(check).buffered(PARALLEL);
+    let mut verdicts = Tally::default();
+    let mut owners: HashMap<TripletId, u32> = HashMap::new();
+    while let Some(result) = checked.try_next().await? {
+        for id in result.triplets {
+            if let Some(first) = owners.insert(id, result.partition) {
+                let problem = format!("triplet {id} is in partition {first} as well");
+                all.report(Stage::Prompts, Some(result.partition), None, problem);
+            }
+        }
+        verdicts.join(&result.verdicts);
+        all.join(result.inspector);
+    }
+    // Sums over damaged partitions would only repeat what is already reported.
+    let expected = (all.findings.is_empty() && present.complete(Stage::Filter)).then_some(verdicts);
+    let shards = dataset::check(&mut all, expected, &present).await?;
+    Ok(all.finish(present.unfinished(shards)))
+}
+
+impl fmt::Display for Audit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Checked { manifests, objects, bytes, rows } = self.checked;
+        writeln!(f, "run      {}", printable(&self.run))?;
+        writeln!(f, "plan     {}", self.plan.short())?;
+        let how = if self.quick { "existence and length of" } else { "every byte of" };
+        write!(f, "checked  {} manifests, {how} {} objects ({})", count(manifests), count(objects), human_bytes(bytes))?;
+        writeln!(f, "{}", if self.quick { String::new() } else { format!(", {} rows", count(rows)) })?;
+        for Unfinished { stage, committed, of } in &self.unfinished {
+            let of = of.map_or("an unknown number".to_string(), |of| count(of.into()));
+            writeln!(f, "not done {stage}: {} of {of} partitions are committed", count((*committed).into()))?;
+        }
+        for finding in &self.findings {
+            write!(f, "\n{finding}")?;
+        }
+        match self.findings.len() {
+            0 => writeln!(f, "result   sound: every record is accounted for"),
+            n => writeln!(f, "\nresult   {} found", if n == 1 { "1 problem".to_string() } else { format!("{} problems", count(n as u64)) }),
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "problem  {}", self.stage)?;
+        if let Some(partition) = self.partition {
+            write!(f, " partition {partition}")?;
+        }
+        if let Some(object) = &self.object {
+            write!(f, ", object {}", printable(object))?;
+        }
+        writeln!(f, ": {}", printable(&self.problem))?;
+        writeln!(f, "  to do  {}", self.advice)
+    }
+}

@@ -1,0 +1,235 @@
+use super::*;
+use crate::fixture::{CANDIDATES, Fixture, KEPT};
+use bytes::Bytes;
+use ip2p_pipeline::manifest::Counts;
+use ip2p_pipeline::records::{IndexRow, RejectReason, RejectedCompletion, ScoredCandidate, Triplet};
+use ip2p_pipeline::tables::Table;
+
+async fn findings(fixture: &Fixture) -> Vec<Finding> {
+    audit(&fixture.store, &fixture.plan, false).await.unwrap().findings
+}
+
+/// The damage is found at its place, and the message says what it is.
+async fn expect(fixture: &Fixture, stage: Stage, partition: Option<u32>, words: &str) {
+    let found = findings(fixture).await;
+    let hit = found.iter().any(|f| f.stage == stage && f.partition == partition && f.problem.contains(words) && !f.advice.is_empty());
+    assert!(hit, "no finding of {stage} {partition:?} says `{words}`: {found:#?}");
+}
+
+/// Key of the first object of a role.
+async fn object(fixture: &Fixture, stage: Stage, partition: u32, role: &str) -> String {
+    fixture.manifest(stage, partition).await.objects(role).next().unwrap().key.clone()
+}
+
+#[tokio::test]
+async fn a_finished_run_is_sound() {
+    let fixture = Fixture::finished().await;
+    let full = audit(&fixture.store, &fixture.plan, false).await.unwrap();
+    assert_eq!(full.findings, []);
+    assert_eq!(full.unfinished, []);
+    // Corpus, 3 x 2 partitions, index, 4 shards.
+    assert_eq!(full.checked.manifests, 12);
+    // 4 triplets and 1 rejected completion, candidates, selection, index, kept.
+    assert_eq!(full.checked.rows, 5 + 3 * CANDIDATES + KEPT);
+    let quick = audit(&fixture.store, &fixture.plan, true).await.unwrap();
+    assert!(quick.is_sound(), "{quick}");
+    assert_eq!((quick.checked.objects, quick.checked.bytes), (full.checked.objects, full.checked.bytes));
+    assert_eq!(quick.checked.rows, 0);
+}
+
+#[tokio::test]
+async fn what_is_not_done_yet_is_no_damage() {
+    let fixture = Fixture::finished().await;
+    for shard in 0..4 {
+        fixture.store.delete(&fixture.plan.dir(Stage::Shards).manifest(shard)).await.unwrap();
+    }
+    fixture.store.delete(&fixture.plan.dir(Stage::Index).manifest(0)).await.unwrap();
+    fixture.store.delete(&fixture.plan.dir(Stage::Filter).manifest(1)).await.unwrap();
+    let audit = audit(&fixture.store, &fixture.plan, false).await.unwrap();
+    assert!(audit.is_sound(), "{audit}");
+    let unfinished: Vec<_> = audit.unfinished.iter().map(|u| (u.stage, u.committed, u.of)).collect();
+    assert_eq!(unfinished, [(Stage::Filter, 1, Some(2)), (Stage::Index, 0, Some(1)), (Stage::Shards, 0, None)]);
+}
+
+#[tokio::test]
+async fn objects_missing_short_or_altered_are_named() {
+    let fixture = Fixture::finished().await;
+    let store = &fixture.store;
+    let images = object(&fixture, Stage::Pairs, 0, "images").await;
+    let candidates = object(&fixture, Stage::Pairs, 1, "candidates").await;
+    let shard = fixture.plan.dir(Stage::Shards).dataset("data/train-00000-of-00001.parquet");
+    store.delete(&images).await.unwrap();
+    store.put(&candidates, Bytes::from_static(b"short")).await.unwrap();
+    let mut bytes = store.require(&shard).await.unwrap().to_vec();
+    bytes[40] ^= 1;
+    store.put(&shard, bytes.into()).await.unwrap();
+    expect(&fixture, Stage::Pairs, Some(0), "missing").await;
+    expect(&fixture, Stage::Pairs, Some(1), "it has 5 bytes").await;
+    expect(&fixture, Stage::Shards, Some(1), "checksum").await;
+    let named: Vec<_> = findings(&fixture).await.into_iter().filter_map(|finding| finding.object).collect();
+    assert_eq!(named, [images, candidates, shard]);
+    let quick = audit(store, &fixture.plan, true).await.unwrap();
+    assert_eq!(quick.findings.len(), 2, "quick does not read bytes: {quick}");
+}
+
+#[tokio::test]
+async fn missing_and_unreadable_manifests_are_found() {
+    let fixture = Fixture::finished().await;
+    fixture.store.delete(&fixture.plan.dir(Stage::Prompts).manifest(0)).await.unwrap();
+    fixture.store.put(&fixture.plan.dir(Stage::Filter).manifest(1), Bytes::from_static(b"{")).await.unwrap();
+    expect(&fixture, Stage::Prompts, Some(0), "missing, but later stages").await;
+    expect(&fixture, Stage::Filter, Some(1), "not a manifest").await;
+}
+
+#[tokio::test]
+async fn a_manifest_in_the_wrong_place_is_found() {
+    let fixture = Fixture::finished().await;
+    fixture.damage_manifest(Stage::Filter, 1, |m| m.partition = 0).await;
+    expect(&fixture, Stage::Filter, Some(1), "it describes filter partition 0").await;
+    let stray = commit_key(&fixture, Stage::Pairs, 9).await;
+    expect(&fixture, Stage::Pairs, Some(9), "2 partitions").await;
+    fixture.store.delete(&stray).await.unwrap();
+    fixture.store.put(&fixture.plan.dir(Stage::Shards).manifest(4), Bytes::from_static(b"{}")).await.unwrap();
+    expect(&fixture, Stage::Shards, Some(4), "4 shards").await;
+}
+
+async fn commit_key(fixture: &Fixture, stage: Stage, partition: u32) -> String {
+    let key = fixture.plan.dir(stage).manifest(partition);
+    fixture.store.put(&key, Bytes::from_static(b"{}")).await.unwrap();
+    key
+}
+
+#[tokio::test]
+async fn gaps_overlaps_and_short_chains_are_found() {
+    let fixture = Fixture::finished().await;
+    fixture.damage_manifest(Stage::Pairs, 0, |m| m.chunks[1].start = 0).await;
+    expect(&fixture, Stage::Pairs, Some(0), "records 0..1 are in two chunks").await;
+    fixture.damage_manifest(Stage::Pairs, 0, |m| drop(m.chunks.remove(0))).await;
+    fixture.damage_manifest(Stage::Pairs, 0, |m| m.chunks[0].start = 1).await;
+    expect(&fixture, Stage::Pairs, Some(0), "no chunk holds the records 0..1").await;
+    fixture.damage_manifest(Stage::Pairs, 1, |m| drop(m.chunks.pop())).await;
+    expect(&fixture, Stage::Pairs, Some(1), "end at record 1 of 2").await;
+}
+
+#[tokio::test]
+async fn counts_that_do_not_add_up_are_found() {
+    let fixture = Fixture::finished().await;
+    fixture.damage_manifest(Stage::Filter, 0, |m| m.chunks[0].counts.output += 1).await;
+    expect(&fixture, Stage::Filter, Some(0), "expected 6 is not output 3").await;
+    expect(&fixture, Stage::Filter, Some(0), "its manifest says").await;
+    fixture.damage_manifest(Stage::Prompts, 1, |m| m.chunks[0].counts = Counts { expected: 1, output: 1, ..Counts::default() }).await;
+    expect(&fixture, Stage::Prompts, Some(1), "completions accounted for: 1, but 2 expected").await;
+    expect(&fixture, Stage::Prompts, Some(1), "triplets in the table of chunk 0..2: 2, but 1 expected").await;
+    expect(&fixture, Stage::Pairs, Some(1), "candidates accounted for: 6, but 3 expected").await;
+}
+
+#[tokio::test]
+async fn lost_rows_are_found() {
+    let fixture = Fixture::finished().await;
+    fixture.damage_rows::<RejectedCompletion>(Stage::Prompts, 0, "rejected", Vec::clear).await;
+    fixture.damage_rows::<ScoredCandidate>(Stage::Pairs, 0, "candidates", |rows| drop(rows.pop())).await;
+    fixture.damage_rows::<IndexRow>(Stage::Filter, 1, "selection", |rows| drop(rows.pop())).await;
+    expect(&fixture, Stage::Prompts, Some(0), "rejected in the table of chunk 0..3: 0, but 1 expected").await;
+    expect(&fixture, Stage::Pairs, Some(0), "candidates in the table of chunk 0..1: 2, but 3 expected").await;
+    expect(&fixture, Stage::Filter, Some(1), "the selection of chunk 0..2").await;
+}
+
+#[tokio::test]
+async fn altered_texts_draws_and_scores_are_found() {
+    let fixture = Fixture::finished().await;
+    fixture.damage_rows::<ScoredCandidate>(Stage::Pairs, 0, "candidates", |rows| rows[1].candidate.seed ^= 1).await;
+    expect(&fixture, Stage::Pairs, Some(0), "the plan does not draw").await;
+    fixture.damage_rows::<IndexRow>(Stage::Filter, 1, "selection", |rows| rows[0].caption.push('!')).await;
+    expect(&fixture, Stage::Filter, Some(1), "other texts").await;
+    fixture.damage_rows::<IndexRow>(Stage::Filter, 1, "selection", |rows| rows[1].scores = rows[0].scores).await;
+    expect(&fixture, Stage::Filter, Some(1), "does not agree with its candidate").await;
+    fixture.damage_rows::<Triplet>(Stage::Prompts, 1, "triplets", |rows| rows[0].edit.push('!')).await;
+    expect(&fixture, Stage::Prompts, Some(1), "do not have this id").await;
+}
+
+#[tokio::test]
+async fn verdicts_against_the_thresholds_are_found() {
+    let fixture = Fixture::finished().await;
+    let swap = |rows: &mut Vec<IndexRow>| rows[1].verdict = Verdict::Rejected(RejectReason::TextSimilarity);
+    fixture.damage_rows::<IndexRow>(Stage::Filter, 0, "selection", swap).await;
+    expect(&fixture, Stage::Filter, Some(0), "thresholds make it Rejected(DirectionSimilarity)").await;
+}
+
+#[tokio::test]
+async fn images_outside_the_run_are_found() {
+    let fixture = Fixture::finished().await;
+    let beyond = |rows: &mut Vec<IndexRow>| rows[0].images.as_mut().unwrap()[1].length += 1;
+    fixture.damage_rows::<IndexRow>(Stage::Filter, 0, "selection", beyond).await;
+    expect(&fixture, Stage::Filter, Some(0), "not in any object").await;
+    fixture.damage_rows::<IndexRow>(Stage::Filter, 1, "selection", |rows| rows[0].images = None).await;
+    expect(&fixture, Stage::Filter, Some(1), "not in any object").await;
+}
+
+#[tokio::test]
+async fn one_triplet_in_two_partitions_is_found() {
+    let fixture = Fixture::finished().await;
+    let first = fixture.manifest(Stage::Prompts, 0).await.objects("triplets").next().unwrap().clone();
+    let stolen = Triplet::decode("", fixture.store.require(&first.key).await.unwrap()).unwrap().remove(0);
+    fixture.damage_rows::<Triplet>(Stage::Prompts, 1, "triplets", |rows| rows[0] = stolen).await;
+    expect(&fixture, Stage::Prompts, Some(1), "is in partition 0 as well").await;
+}
+
+#[tokio::test]
+async fn objects_named_twice_or_outside_the_stage_are_found() {
+    let fixture = Fixture::finished().await;
+    fixture
+        .damage_manifest(Stage::Filter, 0, |m| {
+            let twice = m.chunks[0].objects[0].clone();
+            m.chunks[0].objects.push(twice);
+        })
+        .await;
+    expect(&fixture, Stage::Filter, Some(0), "names it twice").await;
+    fixture.damage_manifest(Stage::Filter, 1, |m| m.chunks[0].objects[0].key = "elsewhere".to_string()).await;
+    expect(&fixture, Stage::Filter, Some(1), "outside the stage's folder").await;
+}
+
+#[tokio::test]
+async fn an_index_that_differs_from_the_verdicts_is_found() {
+    let fixture = Fixture::finished().await;
+    fixture.damage_rows::<IndexRow>(Stage::Index, 0, "kept", |rows| drop(rows.pop())).await;
+    expect(&fixture, Stage::Index, Some(0), "the table of kept pairs has 3 rows").await;
+    fixture.damage_rows::<IndexRow>(Stage::Index, 0, "index", |rows| rows.swap(0, 1)).await;
+    let before = findings(&fixture).await.len();
+    fixture.damage_rows::<IndexRow>(Stage::Index, 0, "index", |rows| rows[0] = rows[1].clone()).await;
+    assert_eq!(findings(&fixture).await.len(), before + 1, "the order of rows is free, their content is not");
+    expect(&fixture, Stage::Index, Some(0), "or some verdicts differ").await;
+}
+
+#[tokio::test]
+async fn shards_that_lack_pairs_are_found() {
+    let fixture = Fixture::finished().await;
+    let parquet = fixture.plan.dir(Stage::Shards).dataset("data/train-00000-of-00001.parquet");
+    let rows = IndexRow::decode("", fixture.store.require(&parquet).await.unwrap()).unwrap();
+    fixture.damage_rows::<IndexRow>(Stage::Shards, 1, "shard", |short| *short = rows[1..].to_vec()).await;
+    expect(&fixture, Stage::Shards, None, "the parquet shards hold 3 pairs, 4 were kept").await;
+    fixture.damage_manifest(Stage::Shards, 0, |m| m.chunks[0].counts = Counts { expected: 3, output: 3, ..Counts::default() }).await;
+    expect(&fixture, Stage::Shards, None, "account for 11 samples").await;
+}
+
+#[tokio::test]
+async fn a_changed_corpus_is_found() {
+    let fixture = Fixture::finished().await;
+    let key = fixture.plan.corpus_dir.manifest(0);
+    let text = String::from_utf8(fixture.store.require(&key).await.unwrap().to_vec()).unwrap();
+    fixture.store.put(&key, text.replace("\"records\": 5", "\"records\": 6").into()).await.unwrap();
+    expect(&fixture, Stage::Corpus, None, "its objects hold 6 records, it says 6, the plan says 5").await;
+    fixture.store.delete(&key).await.unwrap();
+    expect(&fixture, Stage::Corpus, None, "missing").await;
+    fixture.store.put(&ip2p_pipeline::layout::partitioning(&fixture.plan.dir(Stage::Prompts)), "{}".into()).await.unwrap();
+    expect(&fixture, Stage::Prompts, None, "not a manifest").await;
+}
+
+#[tokio::test]
+async fn the_text_names_stage_partition_object_and_remedy() {
+    let fixture = Fixture::finished().await;
+    let images = object(&fixture, Stage::Pairs, 0, "images").await;
+    fixture.store.delete(&images).await.unwrap();
+    let text = audit(&fixture.store, &fixture.plan, false).await.unwrap().to_string();
+    assert!(text.contains(&format!("problem  pairs partition 0, object {images}: it is missing\n  to do  delete pairs/")), "{text}");
+    assert!(text.contains("1 problem found"), "{text}");
+}

@@ -1,0 +1,58 @@
+//! `report.html`: one self-contained file that shows what a run made, for people.
+
+mod charts;
+mod html;
+mod load;
+mod page;
+#[cfg(test)]
+mod tests;
+
+use crate::summary::Summary;
+use bytes::Bytes;
+use ip2p_pipeline::Result;
+use ip2p_pipeline::layout;
+use ip2p_pipeline::plan::Plan;
+use ip2p_pipeline::records::IndexRow;
+use ip2p_pipeline::store::Store;
+pub use page::render;
+
+/// Everything the page shows; [`render`] turns it into HTML without looking anywhere else.
+#[derive(Clone, Debug)]
+pub struct ReportData {
+    pub plan: Plan,
+    pub summary: Summary,
+    /// A sample of the kept pairs, best direction first.
+    pub kept: Vec<Shown>,
+    /// A sample of the rejected pairs, by reason.
+    pub rejected: Vec<Shown>,
+    /// A sample of all scored candidates, for the scatter.
+    pub points: Vec<Point>,
+    /// All scored candidates.
+    pub scored: u64,
+}
+
+/// A pair of the gallery.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    pub row: IndexRow,
+    /// Its verdict in words, with the numbers.
+    pub verdict: String,
+    /// Before and after as `data:` URIs; `None` when they are not stored or the page is full.
+    pub images: Option<[String; 2]>,
+}
+
+/// One candidate of the scatter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Point {
+    /// clip_sim_image.
+    pub image: f64,
+    /// clip_sim_dir.
+    pub direction: f64,
+    pub kept: bool,
+}
+
+/// Loads, renders and writes the report of a complete run.
+pub async fn write(store: &Store, plan: &Plan, summary: &Summary) -> Result<()> {
+    let data = ReportData::load(store, plan, summary).await?;
+    store.put(layout::REPORT, Bytes::from(render(&data))).await
+}

@@ -1,0 +1,196 @@
+//! The summary at the end of a run: what became of the captions, where the time went, and how to load the result.
+
+use crate::figures::{self, StageFigures};
+use crate::place::Place;
+use crate::scheduler::Scheduler;
+use crate::text::{count, duration, printable, share};
+use ip2p_pipeline::corpus::CorpusManifest;
+use ip2p_pipeline::formats::card::Funnel;
+use ip2p_pipeline::ids::Fingerprint;
+use ip2p_pipeline::layout::{self, Stage};
+use ip2p_pipeline::manifest::Counts;
+use ip2p_pipeline::plan::Plan;
+use ip2p_pipeline::shard_plan::{SplitCount, SplitName};
+use ip2p_pipeline::spec::ShardFormat;
+use ip2p_pipeline::store::Store;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::time::Duration;
+
+/// Figures of a run; `summary.json` holds those of the last complete one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    pub run: String,
+    pub plan: Fingerprint,
+    pub complete: bool,
+    /// Rows of the corpus files.
+    pub rows: u64,
+    /// Usable captions among them.
+    pub captions: u64,
+    pub stages: Vec<StageFigures>,
+    /// Triplets and pairs of each split; zeros before the index is done.
+    pub splits: Vec<SplitCount>,
+    pub formats: Vec<ShardFormat>,
+    /// URL of the folder of the training shards.
+    pub dataset: String,
+    /// URL of the report.
+    pub report: String,
+    /// Seconds from the start to the end of this coordinator, earlier ones not counted.
+    pub wall_seconds: f64,
+}
+
+impl Summary {
+    /// Sums up a run that has just ended, after `wall`.
+    pub fn of(plan: &Plan, corpus: &CorpusManifest, scheduler: &Scheduler, complete: bool, wall: Duration, store: &Store) -> Self {
+        Self::new(plan, corpus, figures::of_scheduler(scheduler), complete, wall, store)
+    }
+
+    pub(crate) fn new(
+        plan: &Plan,
+        corpus: &CorpusManifest,
+        stages: Vec<StageFigures>,
+        complete: bool,
+        wall: Duration,
+        store: &Store,
+    ) -> Self {
+        let index = stages.iter().find(|stage| stage.stage == Stage::Index);
+        let figure = |split: SplitName, what: &str| index.map_or(0, |index| index.figure(&format!("{}_{what}", split.name())));
+        let splits = SplitName::ALL.map(|split| SplitCount { split, triplets: figure(split, "triplets"), pairs: figure(split, "pairs") });
+        Summary {
+            run: plan.spec.name.clone(),
+            plan: plan.fingerprint(),
+            complete,
+            rows: corpus.report.rows,
+            captions: corpus.records,
+            splits: splits.to_vec(),
+            formats: plan.spec.stages.shards.formats.clone(),
+            dataset: store.url_of(&plan.dir(Stage::Shards).dataset_root()),
+            report: store.url_of(layout::REPORT),
+            wall_seconds: wall.as_secs_f64(),
+            stages,
+        }
+    }
+
+    /// Figures of one stage.
+    pub fn stage(&self, stage: Stage) -> Option<&StageFigures> {
+        self.stages.iter().find(|figures| figures.stage == stage)
+    }
+
+    fn counts(&self, stage: Stage) -> Counts {
+        self.stage(stage).map(|figures| figures.counts.clone()).unwrap_or_default()
+    }
+
+    /// Captions -> triplets -> candidates -> kept pairs. What could not be drawn counts once, in `filter`.
+    pub fn funnel(&self) -> Funnel {
+        Funnel { captions: self.captions, prompts: self.counts(Stage::Prompts), pairs: self.counts(Stage::Filter) }
+    }
+
+    /// The line of Python that loads each format.
+    pub fn loading(&self) -> Vec<(ShardFormat, String)> {
+        let root = Place::of(&self.dataset).to_string();
+        let line = |format: &ShardFormat| match format {
+            ShardFormat::Parquet => format!("datasets.load_dataset(\"parquet\", data_dir={})", python(&format!("{root}/data"))),
+            ShardFormat::Webdataset => {
+                format!("datasets.load_dataset(\"webdataset\", data_dir={}, streaming=True)", python(&format!("{root}/webdataset")))
+            }
+            ShardFormat::Original => format!("edit_dataset.EditDataset({}, split=\"train\")", python(&format!("{root}/original"))),
+        };
+        self.formats.iter().map(|format| (*format, line(format))).collect()
+    }
+}
+
+/// A string literal of Python; JSON's are valid there.
+fn python(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// Reasons with their numbers, the most frequent first, e.g. `text_similarity 12, not_among_best 3`.
+pub(crate) fn reasons(counts: &Counts) -> Vec<(String, u64)> {
+    let mut reasons: Vec<(String, u64)> = counts.rejected.iter().map(|(reason, n)| (reason.clone(), *n)).collect();
+    if counts.quarantined > 0 {
+        reasons.push(("quarantined".to_string(), counts.quarantined));
+    }
+    reasons.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    reasons
+}
+
+fn turned_away(counts: &Counts) -> String {
+    let reasons: Vec<String> = reasons(counts).iter().map(|(reason, n)| format!("{reason} {}", count(*n))).collect();
+    if reasons.is_empty() { String::new() } else { format!("  turned away: {}", reasons.join(", ")) }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = if self.complete { "complete" } else { "not complete" };
+        writeln!(f, "run        {}: {state}, {}", printable(&self.run), duration(self.wall_seconds))?;
+        let Funnel { captions, prompts, pairs } = self.funnel();
+        writeln!(f, "captions   {:>10}  of {} rows", count(captions), count(self.rows))?;
+        writeln!(f, "triplets   {:>10}{}", count(prompts.output), turned_away(&prompts))?;
+        writeln!(f, "candidates {:>10}", count(pairs.expected))?;
+        writeln!(
+            f,
+            "kept pairs {:>10}  {} of the candidates{}",
+            count(pairs.output),
+            share(pairs.output, pairs.expected),
+            turned_away(&pairs)
+        )?;
+        let splits: Vec<String> = self.splits.iter().map(|s| format!("{} {}", s.split.name(), count(s.pairs))).collect();
+        writeln!(f, "splits     {}", splits.join(", "))?;
+        let times: Vec<String> = self.stages.iter().map(|s| format!("{} {}", s.stage, duration(s.seconds))).collect();
+        writeln!(f, "work       {}", times.join(", "))?;
+        if !self.complete {
+            return Ok(());
+        }
+        writeln!(f, "shards     {}", printable(&Place::of(&self.dataset).to_string()))?;
+        for (_, line) in self.loading() {
+            writeln!(f, "load       {}", printable(&line))?;
+        }
+        writeln!(f, "report     {}", printable(&Place::of(&self.report).to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{CANDIDATES, Fixture, KEPT};
+    use ip2p_pipeline::corpus;
+
+    async fn summary(fixture: &Fixture) -> Summary {
+        let stages = figures::of_store(&fixture.store, &fixture.plan).await.unwrap();
+        let corpus = corpus::load(&fixture.store, &fixture.plan.corpus_dir).await.unwrap().unwrap();
+        Summary::new(&fixture.plan, &corpus, stages, true, Duration::from_secs(75), &fixture.store)
+    }
+
+    #[tokio::test]
+    async fn the_funnel_adds_up_and_survives_json() {
+        let fixture = Fixture::finished().await;
+        let summary = summary(&fixture).await;
+        let Funnel { captions, prompts, pairs } = summary.funnel();
+        assert_eq!((captions, prompts.output, pairs.expected, pairs.output), (5, 4, CANDIDATES, KEPT));
+        assert!(prompts.balanced() && pairs.balanced());
+        assert_eq!(summary.splits.iter().map(|split| split.pairs).sum::<u64>(), KEPT);
+        let json = serde_json::to_string(&summary).unwrap();
+        assert_eq!(serde_json::from_str::<Summary>(&json).unwrap(), summary);
+    }
+
+    #[tokio::test]
+    async fn the_text_says_what_where_and_how() {
+        let summary = summary(&Fixture::finished().await).await;
+        let text = summary.to_string();
+        let parts = [
+            "run        small: complete, 1 m 15 s\n",
+            "triplets            4  turned away: no_delimiter 1\n",
+            "kept pairs          4  33% of the candidates  turned away: direction_similarity 4, image_similarity 3, quarantined 1\n",
+            "splits     train 2, validation 1, test 1\n",
+            "load       datasets.load_dataset(\"parquet\", data_dir=\"memory:/shards/",
+        ];
+        parts.iter().for_each(|part| assert!(text.contains(part), "{part}: {text}"));
+        let unfinished = Summary { complete: false, ..summary }.to_string();
+        assert!(unfinished.contains("not complete") && !unfinished.contains("load"), "{unfinished}");
+    }
+
+    #[test]
+    fn paths_are_quoted_for_python() {
+        assert_eq!(python(r#"a"b\c"#), r#""a\"b\\c""#);
+    }
+}
