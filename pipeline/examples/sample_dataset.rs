@@ -12,7 +12,7 @@ use ip2p_pipeline::manifest::Counts;
 use ip2p_pipeline::plan::ModelFingerprints;
 use ip2p_pipeline::records::{Candidate, ImageRef, IndexRow, Scores, Triplet, Verdict};
 use ip2p_pipeline::shard_plan::{KeptPair, ShardPlan, ShardTask};
-use ip2p_pipeline::spec::{ColumnProfile, Filter, Range, Sampler, ShardFormat, Shards, Split};
+use ip2p_pipeline::spec::{ColumnProfile, Filter, ImageFormat, Range, Sampler, ShardFormat, Shards, Split};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -151,6 +151,7 @@ fn card(plan: &ShardPlan, shards: Shards, pairs: u64, files: Vec<ShardStats>) ->
             p2p: Range { min: 0.5, max: 0.5 },
             guidance: Range { min: 8.0, max: 8.0 },
             resolution: 48,
+            image: ImageFormat::Jpeg { quality: 100 },
         },
         filter: Filter { clip_text: 0.2, clip_direction: 0.2, clip_image: 0.7, keep: 4 },
         formats: shards.formats,

@@ -8,7 +8,7 @@ use crate::ids::Fingerprint;
 use crate::manifest::Counts;
 use crate::plan::{ModelFingerprints, Plan};
 use crate::shard_plan::{SplitCount, SplitName};
-use crate::spec::{ColumnProfile, Filter, Range, Sampler, ShardFormat, Split};
+use crate::spec::{ColumnProfile, Filter, ImageFormat, Range, Sampler, ShardFormat, Split};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 
@@ -58,6 +58,7 @@ pub struct Drawing {
     pub guidance: Range,
     /// Side of the images in pixels.
     pub resolution: u32,
+    pub image: ImageFormat,
 }
 
 /// What the data was made from and with.
@@ -88,6 +89,7 @@ impl DatasetCard {
                 p2p: pairs.p2p,
                 guidance: pairs.guidance,
                 resolution: pairs.resolution,
+                image: pairs.image,
             },
             filter: spec.stages.filter.clone(),
             formats: spec.stages.shards.formats.clone(),
@@ -167,14 +169,22 @@ impl DatasetCard {
     fn loading_section(&self) -> String {
         let mut text = "\n## How to load it\n\nAll formats hold the same pairs; write the path of this folder for `DATASET`.\n".to_string();
         for format in &self.formats {
-            match format {
-                ShardFormat::Parquet => text += PARQUET_LOADING,
-                ShardFormat::Webdataset => text += WEBDATASET_LOADING,
-                ShardFormat::Original => {
-                    let Split { train, val, test } = self.shares;
-                    let _ = writeln!(text, "{ORIGINAL_LOADING}With the splits [{train}, {val}, {test}] it finds those above.");
-                }
-            }
+            text += &match format {
+                ShardFormat::Parquet => PARQUET_LOADING.to_string(),
+                ShardFormat::Webdataset => WEBDATASET_LOADING.replace("{jpg}", self.drawing.image.extension()),
+                ShardFormat::Original => self.original_loading(),
+            };
+        }
+        text
+    }
+
+    fn original_loading(&self) -> String {
+        let extension = self.drawing.image.extension();
+        let Split { train, val, test } = self.shares;
+        let mut text = ORIGINAL_LOADING.replace("{jpg}", extension);
+        let _ = writeln!(text, "With the splits [{train}, {val}, {test}] it finds those above.");
+        if !matches!(self.drawing.image, ImageFormat::Jpeg { .. }) {
+            let _ = writeln!(text, "As it is, it opens only `.jpg`: change the file names in its `edit_dataset.py` to `.{extension}`.");
         }
         text
     }
@@ -208,7 +218,7 @@ impl DatasetCard {
     }
 
     fn lineage_section(&self) -> String {
-        let Drawing { samples, steps, sampler, p2p, guidance, resolution } = &self.drawing;
+        let Drawing { samples, steps, sampler, p2p, guidance, resolution, .. } = &self.drawing;
         let sampler = match sampler {
             Sampler::EulerAncestral => "Euler ancestral",
             Sampler::Dpmpp2m => "DPM-Solver++ (2M)",
@@ -216,7 +226,7 @@ impl DatasetCard {
         let Lineage { fingerprint, corpus, models, run_seed, software } = &self.lineage;
         let mut text = format!(
             "\n## How it was made\n\n{samples} candidates per edit at {resolution}x{resolution} pixels, {sampler} with {steps} steps, \
-             Prompt-to-Prompt threshold drawn from [{}, {}), guidance scale from [{}, {}), run seed {run_seed}.\n\n\
+             Prompt-to-Prompt threshold drawn from {} to {}, guidance scale from {} to {}, run seed {run_seed}.\n\n\
              | | fingerprint |\n|---|---|\n| data set | `{fingerprint}` |\n| corpus | `{corpus}` |\n| diffusion model | `{}` |\n",
             p2p.min, p2p.max, guidance.min, guidance.max, models.diffusion
         );
@@ -261,13 +271,13 @@ WebDataset (`webdataset/`), to stream:
 ```python
 import glob, webdataset
 pairs = webdataset.WebDataset(sorted(glob.glob("DATASET/webdataset/train-*.tar")), shardshuffle=False).decode("pil")
-# keys: original_image.jpg, edited_image.jpg, edit_prompt.txt, json
+# keys: original_image.{jpg}, edited_image.{jpg}, edit_prompt.txt, json
 ```
 "#;
 
 const ORIGINAL_LOADING: &str = r#"
 The layout of timothybrooks/instruct-pix2pix (`original/`): `seeds.json` lists each folder with the seeds of its pairs, and a
-folder holds `prompt.json`, `metadata.jsonl`, `{seed}_0.jpg` (before) and `{seed}_1.jpg` (after). Its loader splits by position in
+folder holds `prompt.json`, `metadata.jsonl`, `{seed}_0.{jpg}` (before) and `{seed}_1.{jpg}` (after). Its loader splits by position in
 `seeds.json`: set `path` in its training configuration to `DATASET/original`.
 "#;
 
@@ -311,6 +321,7 @@ mod tests {
                 p2p: Range { min: 0.1, max: 0.9 },
                 guidance: Range { min: 7.5, max: 15.0 },
                 resolution: 64,
+                image: ImageFormat::Webp,
             },
             filter: Filter { clip_text: 0.2, clip_direction: 0.2, clip_image: 0.7, keep: 4 },
             formats: formats.to_vec(),
@@ -356,6 +367,15 @@ mod tests {
             assert!(page.contains(line), "{line} is not in\n{page}");
         }
         assert!(page.contains("load_dataset(") && !page.contains("webdataset.WebDataset") && !page.contains("seeds.json"));
+    }
+
+    #[test]
+    fn file_names_follow_the_image_format() {
+        let page = card(&[ShardFormat::Webdataset, ShardFormat::Original]).readme();
+        assert!(page.contains("original_image.webp") && page.contains("{seed}_0.webp") && page.contains("to `.webp`"), "{page}");
+        let mut jpeg = card(&[ShardFormat::Original]);
+        jpeg.drawing.image = ImageFormat::Jpeg { quality: 100 };
+        assert!(jpeg.readme().contains("{seed}_0.jpg") && !jpeg.readme().contains("webp"));
     }
 
     #[test]

@@ -5,7 +5,6 @@
 
 pub mod card;
 pub mod hf_parquet;
-mod json;
 pub mod original;
 pub mod webdataset;
 
@@ -71,12 +70,13 @@ pub struct ShardStats {
 pub struct Measured<W> {
     inner: W,
     bytes: u64,
-    hasher: blake3::Hasher,
+    // Boxed: its state takes 2 KB.
+    hasher: Box<blake3::Hasher>,
 }
 
 impl<W: Write> Measured<W> {
     pub fn new(inner: W) -> Self {
-        Measured { inner, bytes: 0, hasher: blake3::Hasher::new() }
+        Measured { inner, bytes: 0, hasher: Box::default() }
     }
 
     /// The sink and the stats of everything written to it.

@@ -1,8 +1,9 @@
 //! The directory layout of timothybrooks/instruct-pix2pix: `original/seeds.json` and a folder per triplet with
 //! `prompt.json`, `metadata.jsonl`, and `{seed}_0` and `{seed}_1` as images.
 
-use super::{Sample, json};
-use crate::error::Result;
+use super::Sample;
+use crate::error::{Error, Result};
+use crate::python_json;
 use crate::selection::best_first;
 use bytes::Bytes;
 use serde::Serialize;
@@ -57,12 +58,12 @@ pub fn folder(name: &str, samples: &[Sample]) -> Result<Vec<(String, Bytes)>> {
 
     let mut metadata = String::new();
     for sample in &ranked {
-        metadata.push_str(&json::to_string(&Metadata::of(sample))?);
+        metadata.push_str(&line(name, &Metadata::of(sample))?);
         metadata.push('\n');
     }
     let row = &first.row;
     let url = row.url.as_deref().unwrap_or_default();
-    let prompt = json::to_string(&Prompt { caption: &row.caption, input: &row.caption, edit: &row.edit, output: &row.output, url })?;
+    let prompt = line(name, &Prompt { caption: &row.caption, input: &row.caption, edit: &row.edit, output: &row.output, url })?;
     let mut files = vec![(path("prompt.json"), Bytes::from(prompt)), (path("metadata.jsonl"), Bytes::from(metadata))];
     for sample in ranked {
         for (which, (image, extension)) in sample.images.iter().zip(sample.extensions).enumerate() {
@@ -70,6 +71,10 @@ pub fn folder(name: &str, samples: &[Sample]) -> Result<Vec<(String, Bytes)>> {
         }
     }
     Ok(files)
+}
+
+fn line(folder: &str, value: &impl Serialize) -> Result<String> {
+    python_json::to_string(value).map_err(|e| Error::format(format!("original/{folder}"), e))
 }
 
 /// The text of `seeds.json`: folders that have pairs, sorted by name, each with its seeds.

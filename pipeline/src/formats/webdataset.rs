@@ -3,7 +3,8 @@
 //! Per sample `000012345.original_image.jpg`, `.edited_image.jpg`, `.edit_prompt.txt` and `.json` with a fixed set
 //! of keys, because Hugging Face `datasets` infers the columns from the first samples.
 
-use super::{Sample, json};
+use super::Sample;
+use crate::python_json;
 use serde::Serialize;
 use std::io::{self, Write};
 use tar::{EntryType, Header};
@@ -59,7 +60,7 @@ impl<W: Write> Writer<W> {
     pub fn add(&mut self, sample: &Sample) -> io::Result<()> {
         let key = format!("{:09}", sample.number);
         let [before, after] = sample.extensions;
-        let facts = json::to_string(&Facts::of(sample)).map_err(io::Error::other)?;
+        let facts = python_json::to_string(&Facts::of(sample)).map_err(io::Error::other)?;
         self.member(&format!("{key}.original_image.{before}"), &sample.images[0])?;
         self.member(&format!("{key}.edited_image.{after}"), &sample.images[1])?;
         self.member(&format!("{key}.edit_prompt.txt"), sample.row.edit.as_bytes())?;
@@ -119,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_json_has_fixed_keys_no_nulls_and_floats_with_points() {
-        let facts = super::json::to_string(&super::Facts::of(&sample(3))).unwrap();
+        let facts = super::python_json::to_string(&super::Facts::of(&sample(3))).unwrap();
         let (pair, triplet) = (sample(3).row.pair, sample(3).row.candidate.triplet);
         let expected = format!(
             r#"{{"pair_id": "{pair}", "triplet_id": "{triplet}", "original_prompt": "a cat 3", "edit_prompt": "make it \u201cblack\u201d", "edited_prompt": "a black cat", "url": "", "seed": 1003, "p2p_threshold": 0.5, "cfg_scale": 8.0, "clip_sim_0": 0.25, "clip_sim_1": 0.3, "clip_sim_dir": 0.21, "clip_sim_image": 1.0}}"#
