@@ -108,3 +108,27 @@ fn nothing_usable(path: &str, report: &CorpusReport) -> Error {
     let why = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join(", ")) };
     Error::invalid(format!("corpus {path} has no usable row among {}{why}. Check corpus.path and corpus.caption_column", report.rows))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reader_that_nobody_waits_for_stops() {
+        let (started, running) = tokio::sync::oneshot::channel();
+        let (stopped, end) = tokio::sync::oneshot::channel();
+        let work = on_blocking_thread(move |thread| {
+            started.send(()).unwrap();
+            while thread.check().is_ok() {
+                std::thread::yield_now();
+            }
+            stopped.send(()).unwrap();
+            Ok(())
+        });
+        tokio::select! {
+            _ = work => panic!("the work never ends by itself"),
+            started = running => started.unwrap(),
+        }
+        end.await.unwrap();
+    }
+}
