@@ -21,12 +21,13 @@ fn language_model_writes_in_the_format_of_the_original() {
     let caption = "a green triangle on the beach";
     let mut rng = Stream::keyed(0, CaptionId::of(caption).bytes(), 0, Purpose::Tokens);
     let prompt = format!("{caption}\n##\n");
-    let whole = llm.generate(Prompt::Text(&prompt), &Options { sampling, max_tokens: 96, stop: &[] }, &mut rng).unwrap();
+    let whole = llm.generate(Prompt::Text(&prompt), &Options { sampling, max_tokens: 96, stop: &[], form: &[] }, &mut rng).unwrap();
     assert_eq!(whole.finish, Finish::Stop);
     let body = whole.text.strip_suffix("\nEND").unwrap();
     let (edit, output) = body.split_once("\n%%\n").unwrap();
     assert!(!edit.is_empty() && !output.is_empty() && output != caption && !output.contains("%%"));
-    let stopped = llm.generate(Prompt::Text(&prompt), &Options { sampling, max_tokens: 96, stop: &["\nEND"] }, &mut rng).unwrap();
+    let stopped =
+        llm.generate(Prompt::Text(&prompt), &Options { sampling, max_tokens: 96, stop: &["\nEND"], form: &[] }, &mut rng).unwrap();
     assert_eq!(stopped.text, body);
     assert!(!llm.can_chat());
 }
