@@ -1,8 +1,18 @@
-//! Runs one partition of a stage from start to end.
+//! The worker: one partition of one stage at a time, from its input in the store to its commit.
 
+pub mod cli;
+pub mod control;
+pub mod device;
 pub mod diffusion;
+pub mod draw;
+pub mod failure;
 pub mod hub;
 pub mod images;
+pub mod loaded;
+pub mod logging;
 pub mod models;
 pub mod prompts;
+pub mod run_partition;
+pub mod session;
+pub mod stages;
 pub mod tls;

@@ -1,0 +1,130 @@
+//! Drawing the candidates of one triplet: the only place where spec, random streams and models meet.
+
+use crate::control::Control;
+use crate::diffusion::{self, Draw, Settings, Texts};
+use crate::failure::{Result, failure, model};
+use crate::images::Rgb8;
+use crate::loaded::{Diffusion, Models};
+use crate::models::clip::{Clip, TextPair};
+use crate::models::vae;
+use candle_core::{DType, Device, Tensor};
+use ip2p_pipeline::ids::TripletId;
+use ip2p_pipeline::records::{Candidate, Scores, Triplet};
+use ip2p_pipeline::rng::{Purpose, Stream};
+use ip2p_pipeline::spec::{ImageFormat, Spec};
+use ip2p_pipeline::task::Cause;
+use std::ops::{ControlFlow, Range};
+
+/// All candidates of a triplet, by sample number.
+pub fn candidates(spec: &Spec, triplet: TripletId) -> impl Iterator<Item = Candidate> + '_ {
+    (0..spec.stages.pairs.samples).map(move |sample| Candidate::draw(spec.seed, triplet, sample, &spec.stages.pairs))
+}
+
+/// The samples of a triplet in their batches. The batches are the plan's, so that every attempt, and a later
+/// redrawing of one candidate, computes the same bits.
+pub fn batches(spec: &Spec) -> impl Iterator<Item = Range<u32>> + '_ {
+    let batch = spec.stages.pairs.batch.max(1);
+    (0..spec.stages.pairs.samples).step_by(batch as usize).map(|start| batch_of(spec, start))
+}
+
+/// The batch that holds `sample`.
+pub fn batch_of(spec: &Spec, sample: u32) -> Range<u32> {
+    let batch = spec.stages.pairs.batch.max(1);
+    let start = sample / batch * batch;
+    start..(start + batch).min(spec.stages.pairs.samples)
+}
+
+/// A candidate, drawn and scored.
+pub struct Finished {
+    pub candidate: Candidate,
+    pub scores: Scores,
+    /// Before and after.
+    pub pixels: [Rgb8; 2],
+}
+
+impl Finished {
+    /// The images as files.
+    pub fn encode(&self, format: ImageFormat) -> Result<[Vec<u8>; 2]> {
+        let encode = |image: &Rgb8| image.encode(format).map_err(|e| failure(Cause::Bug, format!("image encoder: {e}")));
+        Ok([encode(&self.pixels[0])?, encode(&self.pixels[1])?])
+    }
+}
+
+/// Models at work on one triplet; its texts are encoded once.
+pub struct Drawer<'m> {
+    spec: &'m Spec,
+    diffusion: &'m Diffusion,
+    clip: &'m Clip,
+    texts: Texts,
+    scored_texts: TextPair,
+}
+
+impl<'m> Drawer<'m> {
+    pub fn new(models: &'m mut Models, spec: &'m Spec, triplet: &Triplet) -> Result<Self> {
+        let (diffusion, clip) = models.for_pairs()?;
+        let encode = |text: &str| diffusion.text.encode(&[text]).map_err(model);
+        let (before, after) = (encode(&triplet.caption)?, encode(&triplet.output)?);
+        let texts = Texts::new(&diffusion.unet, &diffusion.empty, &before, &after).map_err(model)?;
+        let scored_texts = clip.text_pair(&triplet.caption, &triplet.output).map_err(model)?;
+        Ok(Drawer { spec, diffusion, clip, texts, scored_texts })
+    }
+
+    /// Final latents of one batch: fp32 [n, 2, c, h, w].
+    pub fn latents(&self, batch: &[Candidate], control: &Control) -> Result<Tensor> {
+        let pairs = &self.spec.stages.pairs;
+        let side = pairs.resolution as usize / self.diffusion.vae.factor();
+        let settings = Settings { sampler: pairs.sampler, steps: pairs.steps as usize, size: (side, side) };
+        let draws: Vec<Draw> = batch.iter().map(|candidate| self.draw(candidate)).collect();
+        let mut go_on = |_: &diffusion::Drawn| if control.lost() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+        diffusion::draw(&self.diffusion.unet, &self.texts, &draws, settings, &mut go_on).map_err(model)
+    }
+
+    fn draw(&self, candidate: &Candidate) -> Draw<'static> {
+        let noise = Stream::new(self.spec.seed, candidate.triplet, candidate.sample, Purpose::Noise);
+        Draw {
+            p2p_threshold: candidate.p2p_threshold,
+            cfg_scale: candidate.cfg_scale,
+            noise: Box::new(move |draw, out| noise.normals(draw, out)),
+        }
+    }
+
+    /// Decodes and scores one batch. The scores are those of the float images, before they are rounded to bytes.
+    pub fn finish(&self, batch: &[Candidate], latents: &Tensor) -> Result<Vec<Finished>> {
+        let (before, after) = self.images(latents).map_err(model)?;
+        let scores = self.clip.quartet(&before, &after, &self.scored_texts).map_err(model)?;
+        let before = rgb8(&before)?;
+        let after = rgb8(&after)?;
+        let finished = batch.iter().zip(scores).zip(before.into_iter().zip(after));
+        Ok(finished.map(|((candidate, scores), (a, b))| Finished { candidate: candidate.clone(), scores, pixels: [a, b] }).collect())
+    }
+
+    /// Images before and after, each [n, 3, h, w] in [0, 1].
+    fn images(&self, latents: &Tensor) -> crate::models::Result<(Tensor, Tensor)> {
+        let (n, _, c, h, w) = latents.dims5()?;
+        let decoded = vae::to_unit(&self.diffusion.vae.decode(&latents.reshape((2 * n, c, h, w))?)?)?;
+        let (_, channels, height, width) = decoded.dims4()?;
+        let pairs = decoded.reshape((n, 2, channels, height, width))?;
+        let half = |i| pairs.narrow(1, i, 1)?.squeeze(1)?.contiguous();
+        Ok((half(0)?, half(1)?))
+    }
+
+    /// The latents of each candidate on the CPU: [2, c, h, w].
+    pub fn split(&self, latents: &Tensor) -> Result<Vec<Tensor>> {
+        let each = || -> candle_core::Result<Vec<Tensor>> {
+            let latents = latents.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+            (0..latents.dim(0)?).map(|i| latents.get(i)?.contiguous()).collect()
+        };
+        each().map_err(|e| model(e.into()))
+    }
+
+    /// The inverse of [`Drawer::split`].
+    pub fn join(&self, latents: &[Tensor]) -> Result<Tensor> {
+        let joined = Tensor::stack(latents, 0).and_then(|all| all.to_device(self.diffusion.unet.device()));
+        joined.map_err(|e| model(e.into()))
+    }
+}
+
+fn rgb8(images: &Tensor) -> Result<Vec<Rgb8>> {
+    let each = vae::each_image(images).map_err(model)?;
+    each.iter().map(|image| Rgb8::from_tensor(image).map_err(model)).collect()
+}

@@ -1,0 +1,201 @@
+//! A worker's life: register, lease, work, report, until the coordinator says there is no more work.
+
+use crate::control::Control;
+use crate::device::Device;
+use crate::failure::{Result, failure};
+use crate::loaded::Models;
+use crate::run_partition::run_partition;
+use crate::stages::Env;
+use backon::{ExponentialBuilder, Retryable};
+use ip2p_pipeline::plan::Plan;
+use ip2p_pipeline::store::Store;
+use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished};
+use ip2p_proto::v1::coordinator_client::CoordinatorClient;
+use ip2p_proto::{MAX_MESSAGE_BYTES, PROTOCOL, TOKEN_KEY, Wire, v1};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+
+/// How a worker reaches its coordinator.
+#[derive(Clone)]
+pub struct SessionOptions {
+    /// e.g. `http://127.0.0.1:7070`.
+    pub coordinator: String,
+    /// Unique in the run.
+    pub name: String,
+    /// The coordinator's token; never logged.
+    pub token: String,
+}
+
+/// Why a session ended well.
+#[derive(Debug)]
+pub enum Ended {
+    /// The coordinator had no more work.
+    Dismissed(String),
+    /// The worker itself was asked to leave (signal, or its parent died).
+    Left,
+}
+
+type Client = CoordinatorClient<InterceptedService<Channel, Bearer>>;
+
+#[derive(Clone)]
+struct Bearer(MetadataValue<Ascii>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert(TOKEN_KEY, self.0.clone());
+        Ok(request)
+    }
+}
+
+struct Session {
+    client: Client,
+    options: SessionOptions,
+    env: Env,
+    lease: Duration,
+    /// Turns true when the worker should leave.
+    leave: watch::Receiver<bool>,
+}
+
+/// Works for the coordinator until one side ends it.
+pub async fn run(options: SessionOptions, leave: watch::Receiver<bool>) -> Result<Ended> {
+    let mut client = connect(&options).await?;
+    let device_name = Models::describe_device();
+    let request = v1::RegisterRequest {
+        protocol: PROTOCOL,
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        worker: options.name.clone(),
+        device: device_name,
+    };
+    let welcome = client.register(request).await.map_err(|status| refused(&options, status))?.into_inner();
+    let plan: Plan =
+        serde_json::from_str(&welcome.plan_json).map_err(|e| failure(Cause::Bug, format!("the coordinator sent a plan this worker cannot read: {e}")))?;
+    let store = Store::open(&welcome.store_url).map_err(crate::failure::domain)?;
+    let models = Models::prepare(&plan.spec).await?;
+    let device = Device::start(models).map_err(|e| failure(Cause::Resource, format!("cannot start the device thread: {e}")))?;
+    let env = Env { store, plan: Arc::new(plan), device };
+    let lease = Duration::from_millis(welcome.lease_millis);
+    Session { client, options, env, lease, leave }.serve().await
+}
+
+async fn connect(options: &SessionOptions) -> Result<Client> {
+    let bad = |what: &str| failure(Cause::BadInput, format!("{what} `{}` is not valid", options.coordinator));
+    let endpoint = Endpoint::from_shared(options.coordinator.clone())
+        .map_err(|_| bad("the coordinator's address"))?
+        .connect_timeout(Duration::from_secs(5))
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true);
+    let dial = || endpoint.connect();
+    let patience = ExponentialBuilder::default().with_max_delay(Duration::from_secs(5)).with_max_times(8);
+    let channel = dial.retry(patience).await.map_err(|e| failure(Cause::Transient, format!("no coordinator at {}: {e}", options.coordinator)))?;
+    let bearer = format!("Bearer {}", options.token).parse().map_err(|_| failure(Cause::BadInput, "IP2P_TOKEN has characters that no header can carry"))?;
+    Ok(CoordinatorClient::with_interceptor(channel, Bearer(bearer))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES))
+}
+
+/// The coordinator's refusal in words; wrong token, version or run cannot be mended by trying again.
+fn refused(options: &SessionOptions, status: Status) -> Failure {
+    let cause = match status.code() {
+        Code::Unauthenticated | Code::FailedPrecondition | Code::InvalidArgument | Code::PermissionDenied => Cause::BadInput,
+        _ => Cause::Transient,
+    };
+    failure(cause, format!("the coordinator at {} refused: {}", options.coordinator, status.message()))
+}
+
+impl Session {
+    async fn serve(mut self) -> Result<Ended> {
+        loop {
+            let request = v1::LeaseRequest { worker: self.options.name.clone() };
+            let mut client = self.client.clone();
+            let answer = tokio::select! {
+                answer = client.lease(request) => answer.map_err(|status| refused(&self.options, status))?.into_inner().answer,
+                _ = wait_true(&mut self.leave) => return Ok(Ended::Left),
+            };
+            match answer {
+                Some(v1::lease_response::Answer::Assignment(wire)) => {
+                    let assignment = Assignment::try_from(wire).map_err(|e| failure(Cause::Bug, e.to_string()))?;
+                    self.work(assignment).await?;
+                }
+                Some(v1::lease_response::Answer::Leave(leave)) => return Ok(Ended::Dismissed(leave.reason)),
+                None => return Err(failure(Cause::Bug, "the coordinator answered a lease request with nothing")),
+            }
+        }
+    }
+
+    /// One attempt with its heartbeats. Only losing the coordinator ends the session here.
+    async fn work(&self, assignment: Assignment) -> Result<()> {
+        let control = Arc::new(Control::default());
+        let mut leave = self.leave.clone();
+        let attempt = run_partition(&self.env, assignment, &self.options.name, &control);
+        tokio::pin!(attempt);
+        let mut beat = tokio::time::interval((self.lease / 6).min(Duration::from_secs(1)));
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut last_answer = Instant::now();
+        let outcome = loop {
+            tokio::select! {
+                outcome = &mut attempt => break outcome,
+                _ = beat.tick() => match self.beat(assignment, &control).await {
+                    Ok(()) => last_answer = Instant::now(),
+                    // Silence ends the lease on the other side; here too, at the same time.
+                    Err(_) if last_answer.elapsed() < self.lease => {}
+                    Err(status) => {
+                        control.lose();
+                        // The step at hand ends before the process does, so that no half-written object is left.
+                        let _ = (&mut attempt).await;
+                        return Err(failure(Cause::Transient, format!("the coordinator is gone: {}", status.message())));
+                    }
+                },
+                _ = wait_true(&mut leave), if !control.draining() => control.drain(),
+            }
+        };
+        self.report(assignment, outcome).await
+    }
+
+    async fn beat(&self, assignment: Assignment, control: &Control) -> Result<(), Status> {
+        let progress = Some(control.progress(assignment).into());
+        let request = v1::HeartbeatRequest { worker: self.options.name.clone(), progress };
+        let mut request = Request::new(request);
+        request.set_timeout(self.lease / 3);
+        let answer = self.client.clone().heartbeat(request).await?.into_inner();
+        if !answer.keep_lease {
+            control.lose();
+        }
+        if answer.drain {
+            control.drain();
+        }
+        Ok(())
+    }
+
+    async fn report(&self, assignment: Assignment, outcome: Result<Finished>) -> Result<()> {
+        if let Err(f) = &outcome {
+            tracing::warn!(stage = %assignment.stage, partition = assignment.partition, cause = f.cause.name(), "attempt ended: {}", f.message);
+        }
+        let message = v1::ReportRequest {
+            worker: self.options.name.clone(),
+            assignment: Some(assignment.into()),
+            outcome: Some(Wire::from(outcome).0),
+        };
+        let send = || {
+            let (mut client, message) = (self.client.clone(), message.clone());
+            async move { client.report(message).await }
+        };
+        send.retry(ExponentialBuilder::default().with_max_times(5))
+            .await
+            .map(drop)
+            .map_err(|status| failure(Cause::Transient, format!("the coordinator does not take reports: {}", status.message())))
+    }
+}
+
+async fn wait_true(flag: &mut watch::Receiver<bool>) {
+    // An error means that nobody can ask any more: wait for ever.
+    if flag.wait_for(|leave| *leave).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

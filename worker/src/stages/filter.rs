@@ -1,0 +1,201 @@
+//! `filter`: scored candidates -> verdicts, and images of all that are kept.
+//!
+//! It works from stored scores. Images that an earlier choice of thresholds dropped are drawn again from their
+//! streams, which gives the same bits.
+
+use super::bundle::ImageBundle;
+use super::pool::{Encoded, Pool};
+use super::{Env, Work, input, latents, role, rows};
+use crate::control::Control;
+use crate::draw::{Drawer, batch_of, batches, candidates};
+use crate::failure::{Result, domain, failure};
+use crate::loaded::Models;
+use crate::run_partition::{ChunkData, ChunkPlace};
+use async_trait::async_trait;
+use candle_core::Tensor;
+use ip2p_pipeline::commit;
+use ip2p_pipeline::layout::Stage;
+use ip2p_pipeline::manifest::{Counts, PartitionManifest};
+use ip2p_pipeline::plan::Plan;
+use ip2p_pipeline::records::{IndexRow, ScoredCandidate, Triplet, Verdict};
+use ip2p_pipeline::selection;
+use ip2p_pipeline::tables::Table;
+use ip2p_pipeline::task::Cause;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+struct FilterWork {
+    env: Env,
+    triplets: Vec<Triplet>,
+    /// All candidates, `samples` per triplet, in the triplets' order.
+    candidates: Vec<ScoredCandidate>,
+    pairs: PartitionManifest,
+    judged: Vec<Judged>,
+}
+
+/// A row of the selection, with images that are not in the store yet.
+struct Judged {
+    row: IndexRow,
+    images: Option<Encoded>,
+}
+
+pub(super) async fn open(env: &Env, partition: u32) -> Result<impl Work + use<>> {
+    let prompts = input(env, Stage::Prompts, partition).await?;
+    let triplets: Vec<Triplet> = rows(env, &prompts, role::TRIPLETS).await?;
+    let pairs = input(env, Stage::Pairs, partition).await?;
+    let candidates: Vec<ScoredCandidate> = rows(env, &pairs, role::CANDIDATES).await?;
+    let expected = triplets.len() * env.plan.spec.stages.pairs.samples as usize;
+    if candidates.len() != expected {
+        let found = candidates.len();
+        let message = format!("pairs partition {partition} has {found} candidates, its triplets need {expected}. Run `audit`");
+        return Err(failure(Cause::BadInput, message));
+    }
+    Ok(FilterWork { env: env.clone(), triplets, candidates, pairs, judged: Vec::new() })
+}
+
+#[async_trait]
+impl Work for FilterWork {
+    fn records(&self) -> u64 {
+        self.triplets.len() as u64
+    }
+
+    async fn step(&mut self, start: u64, control: &Arc<Control>) -> Result<u64> {
+        let triplet = self.triplets[start as usize].clone();
+        let samples = self.env.plan.spec.stages.pairs.samples as usize;
+        let scored = self.candidates[start as usize * samples..][..samples].to_vec();
+        let judged = if self.env.plan.spec.stages.pairs.fuse {
+            self.from_scores(triplet, scored).await?
+        } else {
+            self.from_latents(start, triplet, scored).await?
+        };
+        let kept = judged.iter().filter(|j| j.row.verdict == Verdict::Kept).count();
+        control.made(samples as u64, kept as u64);
+        self.judged.extend(judged);
+        Ok(start + 1)
+    }
+
+    async fn take_chunk(&mut self, place: &ChunkPlace) -> Result<ChunkData> {
+        let extension = self.env.plan.spec.stages.pairs.image.extension();
+        let mut data = ChunkData::default();
+        let mut bundle = ImageBundle::new(place.key("images.tar"));
+        let mut table = Vec::new();
+        let mut redrawn = 0;
+        for Judged { mut row, images } in std::mem::take(&mut self.judged) {
+            count(&mut data.counts, &row.verdict);
+            if let Some(images) = images {
+                row.images = Some(bundle.add(&row.pair.to_string(), extension, &images)?);
+                redrawn += 1;
+            }
+            table.push(row);
+        }
+        data.figures.insert("images_drawn".to_string(), f64::from(redrawn));
+        data.objects.push((role::SELECTION, place.key("selection.parquet"), Table::encode(&table).map_err(domain)?));
+        if let Some((key, tar)) = bundle.finish()? {
+            data.objects.push((role::IMAGES, key, tar));
+        }
+        Ok(data)
+    }
+}
+
+fn count(counts: &mut Counts, verdict: &Verdict) {
+    counts.expected += 1;
+    match verdict {
+        Verdict::Kept => counts.output += 1,
+        Verdict::Rejected(reason) => counts.reject(reason.name()),
+        Verdict::Quarantined(_) => counts.quarantined += 1,
+    }
+}
+
+impl FilterWork {
+    /// The usual way: judge the stored scores, and draw only what is kept and lacks its images.
+    async fn from_scores(&self, triplet: Triplet, scored: Vec<ScoredCandidate>) -> Result<Vec<Judged>> {
+        let verdicts = selection::judge(&scored, &self.env.plan.spec.stages.filter);
+        let lacks = |(c, verdict): (&ScoredCandidate, &Verdict)| (*verdict == Verdict::Kept && c.images.is_none()).then_some(c.candidate.sample);
+        let lacking: BTreeSet<u32> = scored.iter().zip(&verdicts).filter_map(lacks).collect();
+        let mut drawn = HashMap::new();
+        if !lacking.is_empty() {
+            let (plan, job) = (self.env.plan.clone(), triplet.clone());
+            drawn = self.env.device.run(move |models| redraw(models, &plan, &job, &lacking)).await?;
+        }
+        let judged = scored.into_iter().zip(verdicts).map(|(scored, verdict)| {
+            let images = drawn.remove(&scored.candidate.sample);
+            Judged { row: index_row(&triplet, scored, verdict), images }
+        });
+        Ok(judged.collect())
+    }
+
+    /// The unfused way: decode and score the stored latents first.
+    async fn from_latents(&self, start: u64, triplet: Triplet, scored: Vec<ScoredCandidate>) -> Result<Vec<Judged>> {
+        if scored.iter().any(|candidate| candidate.error.is_some()) {
+            return self.from_scores(triplet, scored).await;
+        }
+        let stored = self.latents_of(start, &scored).await?;
+        let (plan, job) = (self.env.plan.clone(), triplet.clone());
+        let finished = self.env.device.run(move |models| finish_stored(models, &plan, &job, &stored)).await?;
+        let (scored, images): (Vec<_>, Vec<_>) = finished.into_iter().unzip();
+        let verdicts = selection::judge(&scored, &self.env.plan.spec.stages.filter);
+        let rows = scored.into_iter().zip(verdicts).map(|(scored, verdict)| index_row(&triplet, scored, verdict));
+        Ok(rows.zip(images).map(|(row, images)| Judged { row, images }).collect())
+    }
+
+    /// The latents of a triplet's candidates, in order, from the chunk that holds the triplet.
+    async fn latents_of(&self, start: u64, scored: &[ScoredCandidate]) -> Result<Vec<Tensor>> {
+        let chunk = self.pairs.chunks.iter().find(|chunk| (chunk.start..chunk.end).contains(&start));
+        let object = chunk.and_then(|chunk| chunk.objects.iter().find(|object| object.role == role::LATENTS));
+        let object = object.ok_or_else(|| failure(Cause::BadInput, format!("pairs record {start} has no stored latents. Run `audit`")))?;
+        let bytes = commit::read_data(&self.env.store, object).await.map_err(domain)?;
+        let mut all = latents::decode(&self.env.store.url_of(&object.key), &bytes)?;
+        let missing = |pair| failure(Cause::BadInput, format!("{}: it has no latents of pair {pair}. Run `audit`", object.key));
+        let mut take = |c: &ScoredCandidate| {
+            let pair = c.candidate.pair_id().to_string();
+            all.remove(&pair).ok_or_else(|| missing(pair))
+        };
+        scored.iter().map(&mut take).collect()
+    }
+}
+
+fn index_row(triplet: &Triplet, scored: ScoredCandidate, verdict: Verdict) -> IndexRow {
+    IndexRow {
+        pair: scored.candidate.pair_id(),
+        caption: triplet.caption.clone(),
+        edit: triplet.edit.clone(),
+        output: triplet.output.clone(),
+        url: triplet.url.clone(),
+        candidate: scored.candidate,
+        scores: scored.scores,
+        verdict,
+        images: scored.images,
+    }
+}
+
+/// Draws the batches that hold `samples` again, whole, because the plan's batches decide the last bits.
+fn redraw(models: &mut Models, plan: &Plan, triplet: &Triplet, samples: &BTreeSet<u32>) -> Result<HashMap<u32, Encoded>> {
+    let spec = &plan.spec;
+    let drawer = Drawer::new(models, spec, triplet)?;
+    let starts: BTreeSet<u32> = samples.iter().map(|&sample| batch_of(spec, sample).start).collect();
+    let mut drawn = HashMap::new();
+    for start in starts {
+        let batch: Vec<_> = candidates(spec, triplet.id).skip(start as usize).take(batch_of(spec, start).len()).collect();
+        let latents = drawer.latents(&batch, &Control::default())?;
+        for finished in drawer.finish(&batch, &latents)? {
+            if samples.contains(&finished.candidate.sample) {
+                drawn.insert(finished.candidate.sample, finished.encode(spec.stages.pairs.image)?);
+            }
+        }
+    }
+    Ok(drawn)
+}
+
+/// Decodes and scores stored latents in the plan's batches.
+fn finish_stored(models: &mut Models, plan: &Plan, triplet: &Triplet, stored: &[Tensor]) -> Result<Vec<(ScoredCandidate, Option<Encoded>)>> {
+    let spec = &plan.spec;
+    let drawer = Drawer::new(models, spec, triplet)?;
+    let mut pool = Pool::new(&spec.stages.filter, spec.stages.pairs.keep_rejected);
+    let all: Vec<_> = candidates(spec, triplet.id).collect();
+    for batch in batches(spec) {
+        let range = batch.start as usize..batch.end as usize;
+        let latents = drawer.join(&stored[range.clone()])?;
+        pool.add(drawer.finish(&all[range], &latents)?);
+    }
+    pool.finish(spec.stages.pairs.image)
+}

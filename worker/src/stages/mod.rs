@@ -1,0 +1,91 @@
+//! The five stages. Each turns the input records of one partition into chunks of output.
+
+mod bundle;
+mod filter;
+mod index;
+mod latents;
+mod pairs;
+mod pool;
+mod prompts;
+mod shards;
+
+use crate::control::Control;
+use crate::device::Device;
+use crate::failure::{Result, domain, failure};
+use crate::run_partition::{ChunkData, ChunkPlace};
+use async_trait::async_trait;
+use ip2p_pipeline::commit;
+use ip2p_pipeline::layout::Stage;
+use ip2p_pipeline::manifest::PartitionManifest;
+use ip2p_pipeline::plan::Plan;
+use ip2p_pipeline::store::Store;
+use ip2p_pipeline::tables::Table;
+use ip2p_pipeline::task::{Assignment, Cause};
+use std::sync::Arc;
+
+pub use index::SHARDS_FIGURE;
+
+/// What every stage works with.
+#[derive(Clone)]
+pub struct Env {
+    pub store: Store,
+    pub plan: Arc<Plan>,
+    pub device: Device,
+}
+
+/// A stage at work on one partition.
+#[async_trait]
+pub trait Work: Send {
+    /// Input records of the partition.
+    fn records(&self) -> u64;
+
+    /// Processes at least one record from `start` on; returns one past the last. A step should take seconds.
+    async fn step(&mut self, start: u64, control: &Arc<Control>) -> Result<u64>;
+
+    /// Hands over what the steps since the last call have made.
+    async fn take_chunk(&mut self, place: &ChunkPlace) -> Result<ChunkData>;
+}
+
+/// Opens the partition's input.
+pub async fn open(env: &Env, assignment: Assignment) -> Result<Box<dyn Work>> {
+    let partition = assignment.partition;
+    Ok(match assignment.stage {
+        Stage::Prompts => Box::new(prompts::open(env, partition).await?),
+        Stage::Pairs => Box::new(pairs::open(env, partition).await?),
+        Stage::Filter => Box::new(filter::open(env, partition).await?),
+        Stage::Index => Box::new(index::open(env).await?),
+        Stage::Shards => Box::new(shards::open(env, partition).await?),
+        Stage::Corpus => return Err(failure(Cause::Bug, "the corpus is not a stage that workers run")),
+    })
+}
+
+/// The manifest of a partition that must be committed before this stage starts.
+async fn input(env: &Env, stage: Stage, partition: u32) -> Result<PartitionManifest> {
+    let key = env.plan.dir(stage).manifest(partition);
+    let manifest = commit::read(&env.store, &key).await.map_err(domain)?;
+    manifest.ok_or_else(|| failure(Cause::Transient, format!("{} is not committed yet", env.store.url_of(&key))))
+}
+
+/// All rows of one role in a partition, in input order.
+async fn rows<T: Table>(env: &Env, manifest: &PartitionManifest, role: &str) -> Result<Vec<T>> {
+    let mut all = Vec::new();
+    for object in manifest.objects(role) {
+        let bytes = commit::read_data(&env.store, object).await.map_err(domain)?;
+        all.append(&mut T::decode(&env.store.url_of(&object.key), bytes).map_err(domain)?);
+    }
+    Ok(all)
+}
+
+/// Roles of data objects in manifests.
+mod role {
+    pub const TRIPLETS: &str = "triplets";
+    pub const REJECTED: &str = "rejected";
+    pub const QUARANTINE: &str = "quarantine";
+    pub const CANDIDATES: &str = "candidates";
+    pub const IMAGES: &str = "images";
+    pub const LATENTS: &str = "latents";
+    pub const SELECTION: &str = "selection";
+    pub const INDEX: &str = "index";
+    pub const KEPT: &str = "kept";
+    pub const SHARD: &str = "shard";
+}
