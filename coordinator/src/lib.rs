@@ -1,10 +1,12 @@
 //! The coordinator: partitions a corpus, schedules the stages onto workers, and never holds what the store does not.
 
 pub mod audit;
+pub mod cli;
 pub mod driver;
 pub mod explain;
 mod fetch;
 pub mod figures;
+pub mod finish;
 #[cfg(test)]
 mod fixture;
 pub mod forecast;

@@ -1,1 +1,206 @@
-//! placeholder
+//! The process harness: writes small pipelines, starts real coordinators with real workers, kills them, and
+//! compares what they leave behind.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Longest time that any run of a test may take.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A pipeline in a folder of its own, with the bundled tiny models.
+pub struct Pipeline {
+    dir: TempDir,
+    program: PathBuf,
+}
+
+/// The repository's root.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
+}
+
+/// The smallest pipeline that passes through everything: a few captions, few steps, thresholds that some pairs pass.
+pub fn small_pipeline() -> String {
+    let models = repository().join("models/tiny");
+    let models = models.display();
+    format!(
+        "version: 1
+name: small
+seed: 7
+store: file://./out
+corpus: {{ path: captions.jsonl }}
+partition: {{ records: 3 }}
+models:
+  diffusion: {models}/diffusion
+  clip: {models}/clip
+  llm: {models}/llm
+stages:
+  prompts: {{ backend: local }}
+  pairs: {{ samples: 3, steps: 3, batch: 2, resolution: 64, guidance: [2.0, 4.0] }}
+  filter: {{ clip_text: -1.0, clip_direction: -0.2, clip_image: 0.2, keep: 2 }}
+  shards: {{ formats: [webdataset, parquet, original], shard_bytes: 64KB }}
+run:
+  workers: 2
+  chunk: 0s
+  lease: 5s
+"
+    )
+}
+
+/// Captions of the world that the tiny models know.
+pub fn small_captions() -> String {
+    let text = std::fs::read_to_string(repository().join("models/tiny/captions.jsonl")).expect("the bundled captions");
+    text.lines().take(8).map(|line| format!("{line}\n")).collect()
+}
+
+impl Pipeline {
+    /// A fresh folder with `pipeline.yaml` and `captions.jsonl`. `program` is the binary under test.
+    pub fn new(program: &str) -> Self {
+        let pipeline = Pipeline { dir: tempfile::tempdir().expect("a temporary folder"), program: program.into() };
+        pipeline.write("pipeline.yaml", &small_pipeline());
+        pipeline.write("captions.jsonl", &small_captions());
+        pipeline
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path().join(name), text).expect("a file in the temporary folder");
+    }
+
+    /// The program with the folder as its working directory.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).current_dir(self.path()).env_remove("RUST_LOG").env_remove("IP2P_TOKEN");
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn call(&self, arguments: &[&str]) -> Output {
+        let child = self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        child.wait_with_output().expect("the program's output")
+    }
+
+    /// `run` with overrides; panics with the program's messages unless it ends with `code`.
+    pub fn run_expecting(&self, code: i32, overrides: &[&str]) -> Output {
+        let mut arguments = vec!["run", "pipeline.yaml"];
+        overrides.iter().for_each(|o| arguments.extend(["--set", o]));
+        let output = self.call(&arguments);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert_eq!(output.status.code(), Some(code), "stdout:\n{}\nstderr:\n{}", text(&output.stdout), text(&output.stderr));
+        output
+    }
+
+    /// Starts `run` in the background.
+    pub fn start(&self, overrides: &[&str]) -> Running {
+        let mut arguments = vec!["run", "pipeline.yaml"];
+        overrides.iter().for_each(|o| arguments.extend(["--set", o]));
+        let child = self.command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts");
+        Running { child }
+    }
+
+    /// Files below the run's folder, by path relative to it.
+    pub fn objects(&self) -> Vec<String> {
+        let root = self.path().join("out/small");
+        let mut files = Vec::new();
+        collect(&root, &mut files);
+        let relative = |file: &PathBuf| file.strip_prefix(&root).map(|p| p.display().to_string()).unwrap_or_default();
+        let mut names: Vec<String> = files.iter().map(relative).collect();
+        names.sort();
+        names
+    }
+
+    /// Hashes of every file of the final dataset, by path within it.
+    pub fn dataset(&self) -> BTreeMap<String, String> {
+        let shards = self.path().join("out/small/shards");
+        let mut files = Vec::new();
+        collect(&shards, &mut files);
+        let in_dataset = |file: &PathBuf| {
+            let text = file.display().to_string();
+            let (_, path) = text.split_once("/dataset/")?;
+            let bytes = std::fs::read(file).ok()?;
+            Some((path.to_string(), blake3::hash(&bytes).to_hex().to_string()))
+        };
+        files.iter().filter_map(in_dataset).collect()
+    }
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.is_dir() { collect(&path, files) } else { files.push(path) }
+    }
+}
+
+/// A coordinator in the background; killed with its workers when dropped.
+pub struct Running {
+    child: Child,
+}
+
+impl Running {
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for the end; panics when it takes too long.
+    pub fn wait(&mut self) -> Option<i32> {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the child's status") {
+                return status.code();
+            }
+            assert!(started.elapsed() < PATIENCE, "the run does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Waits until `done` says so; false when the run ended before.
+    pub fn wait_until(&mut self, mut done: impl FnMut() -> bool) -> bool {
+        let started = Instant::now();
+        while !done() {
+            if self.child.try_wait().expect("the child's status").is_some() {
+                return false;
+            }
+            assert!(started.elapsed() < PATIENCE, "the awaited moment does not come");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        true
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        // It may have ended by itself in this moment.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Processes that this coordinator has started.
+    pub fn workers(&self) -> Vec<u32> {
+        let tasks = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.id())).unwrap_or_default();
+        let mut children: Vec<u32> = tasks.split_whitespace().filter_map(|id| id.parse().ok()).collect();
+        // A child belongs to the thread that started it.
+        for entry in std::fs::read_dir(format!("/proc/{}/task", self.id())).into_iter().flatten().flatten() {
+            let list = std::fs::read_to_string(entry.path().join("children")).unwrap_or_default();
+            children.extend(list.split_whitespace().filter_map(|id| id.parse::<u32>().ok()));
+        }
+        children.sort_unstable();
+        children.dedup();
+        children
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Sends a signal, e.g. `KILL` or `TERM`.
+pub fn signal(process: u32, name: &str) {
+    let status = Command::new("kill").args([&format!("-{name}"), &process.to_string()]).stderr(Stdio::null()).status();
+    assert!(status.is_ok(), "the kill command runs");
+}

@@ -20,12 +20,6 @@ pub struct WorkerArgs {
     /// Leave when standard input closes: how a local worker learns that its coordinator died
     #[arg(long, hide = true)]
     pub exit_with_parent: bool,
-    /// More log lines: -v info, -vv debug
-    #[arg(short, long, action = clap::ArgAction::Count)]
-    pub verbose: u8,
-    /// Log as JSON lines
-    #[arg(long)]
-    pub log_json: bool,
 }
 
 /// Exit codes that a Kubernetes pod failure policy can tell apart.

@@ -1,7 +1,9 @@
 //! The models of a worker: found at its start, loaded when a stage first needs them.
 
 use crate::failure::{Result, failure, model};
+use crate::hub::{self, Needs};
 use crate::models::clip::Clip;
+use crate::models::llm::Llm;
 use crate::models::text_encoder::TextEncoder;
 use crate::models::{UNet, Vae, Weights};
 use candle_core::{DType, Device, Tensor};
@@ -33,6 +35,7 @@ pub struct Models {
     device: Device,
     diffusion: Option<Diffusion>,
     clip: Option<Clip>,
+    llm: Option<Llm>,
 }
 
 impl Models {
@@ -49,12 +52,12 @@ impl Models {
             return Err(failure(Cause::BadInput, "stages.pairs.dtype: a CPU computes in f32 only: write `dtype: auto` or `f32`"));
         }
         let paths = Paths {
-            diffusion: find(&spec.models.diffusion).await?,
-            vae: find_optional(spec.models.vae.as_deref()).await?,
-            clip: find(&spec.models.clip).await?,
-            llm: find_optional(spec.models.llm.as_deref()).await?,
+            diffusion: find(&spec.models.diffusion, Needs::Diffusion).await?,
+            vae: find_optional(spec.models.vae.as_deref(), Needs::Vae).await?,
+            clip: find(&spec.models.clip, Needs::Clip).await?,
+            llm: find_optional(spec.models.llm.as_deref(), Needs::Llm).await?,
         };
-        Ok(Models { paths, dtype, device, diffusion: None, clip: None })
+        Ok(Models { paths, dtype, device, diffusion: None, clip: None, llm: None })
     }
 
     /// What this worker would compute on, for people.
@@ -76,6 +79,18 @@ impl Models {
             (Some(diffusion), Some(clip)) => Ok((diffusion, clip)),
             _ => Err(failure(Cause::Bug, "models vanished while they were loaded")),
         }
+    }
+}
+
+impl Models {
+    /// The language model of `prompts: { backend: local }`.
+    pub fn for_prompts(&mut self) -> Result<&mut Llm> {
+        if self.llm.is_none() {
+            let path = self.paths.llm.as_deref();
+            let path = path.ok_or_else(|| failure(Cause::BadInput, "models.llm is not set: `prompts: { backend: local }` needs a language model"))?;
+            self.llm = Some(Llm::open(path, self.dtype, &self.device).map_err(model)?);
+        }
+        self.llm.as_mut().ok_or_else(|| failure(Cause::Bug, "models vanished while they were loaded"))
     }
 }
 
@@ -109,14 +124,17 @@ fn device(wanted: spec::Device) -> Result<Device> {
     }
 }
 
-/// A model reference as a local path.
-async fn find(reference: &str) -> Result<PathBuf> {
-    Ok(PathBuf::from(reference))
+/// Finds a model's files, fetching those that are not on this machine.
+async fn find(reference: &str, needs: Needs) -> Result<PathBuf> {
+    hub::resolve(reference, needs).await.map_err(|e| {
+        let cause = if e.is_transient() { Cause::Transient } else { Cause::BadInput };
+        failure(cause, e.to_string())
+    })
 }
 
-async fn find_optional(reference: Option<&str>) -> Result<Option<PathBuf>> {
+async fn find_optional(reference: Option<&str>, needs: Needs) -> Result<Option<PathBuf>> {
     match reference {
-        Some(reference) => find(reference).await.map(Some),
+        Some(reference) => find(reference, needs).await.map(Some),
         None => Ok(None),
     }
 }

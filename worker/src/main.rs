@@ -8,10 +8,16 @@ use std::process::ExitCode;
 struct Cli {
     #[command(flatten)]
     args: ip2p_worker::cli::WorkerArgs,
+    /// More log lines: -v info, -vv debug (RUST_LOG overrides)
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Log as JSON lines
+    #[arg(long)]
+    log_json: bool,
 }
 
 fn main() -> ExitCode {
-    let Cli { args } = Cli::parse();
-    ip2p_worker::logging::init(args.verbose, args.log_json);
+    let Cli { args, verbose, log_json } = Cli::parse();
+    ip2p_worker::logging::init(verbose, log_json);
     ip2p_worker::cli::main(args)
 }

@@ -3,7 +3,7 @@
 use super::{Env, Work, role};
 use crate::control::Control;
 use crate::failure::{Result, domain, failure};
-use crate::prompts::{BackendError, CaptionOutcome, Generator, OpenAiBackend, Usage};
+use crate::prompts::{BackendError, CaptionOutcome, Generator, LocalBackend, OpenAiBackend, Usage};
 use crate::run_partition::{ChunkData, ChunkPlace};
 use async_trait::async_trait;
 use futures::TryStreamExt;
@@ -42,7 +42,8 @@ fn generator(env: &Env) -> Result<(Generator, u64), BackendError> {
     Ok(match &spec.stages.prompts.backend {
         PromptBackend::File => (Generator::from_corpus(prompts), FILE_STEP),
         PromptBackend::Local => {
-            return Err(BackendError::Misconfigured("the local model is not wired yet".to_string()));
+            let backend = LocalBackend::new(env.device.clone(), &prompts);
+            (Generator::new(prompts, spec.seed, Arc::new(backend)), 1)
         }
         PromptBackend::OpenAi(server) => {
             let backend = OpenAiBackend::from_env(&prompts, server)?;

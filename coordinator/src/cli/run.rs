@@ -1,0 +1,164 @@
+//! `run`: prepare, serve, launch, drive, finish.
+
+use super::{Exit, LogArgs, RunArgs};
+use crate::driver::{Driver, View};
+use crate::finish;
+use crate::grpc::{self, Welcome};
+use crate::launcher::{LocalWorkers, WorkerCommand};
+use crate::prepare::{self, Prepared};
+use crate::progress::Progress;
+use crate::scheduler::{Ending, Policy, Scheduler, Stop};
+use crate::summary::Summary;
+use crate::term::Term;
+use ip2p_pipeline::plan::Plan;
+use ip2p_pipeline::spec::{Launcher, Spec};
+use std::io::IsTerminal;
+use std::time::Instant;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Lost or preempted attempts at one partition before it is given up.
+const PREEMPTIONS: u32 = 50;
+/// Records to see before the share in quarantine is judged.
+const QUARANTINE_SAMPLE: u64 = 200;
+
+pub(super) async fn run(args: RunArgs, log: LogArgs) -> Result<(), Exit> {
+    let started = Instant::now();
+    let (view, display) = watch::channel(View::default());
+    let progress = Progress::start(display, std::io::stderr().is_terminal() && !args.no_progress);
+    crate::logging::init(log.verbose, log.log_json, progress.writer());
+    let spec = args.pipeline.load()?;
+    let result = run_spec(spec, &log, view, &progress, started).await;
+    progress.finish();
+    let (summary, ending) = result?;
+    #[expect(clippy::print_stdout, reason = "the summary is the command's output")]
+    {
+        print!("{summary}");
+    }
+    verdict(&args, ending)
+}
+
+/// The exit status that an ending deserves.
+fn verdict(args: &RunArgs, ending: Ending) -> Result<(), Exit> {
+    let again = format!("Run `ip2p-coordinator run {}` to go on", args.pipeline.pipeline.display());
+    match ending {
+        Ending::Complete => Ok(()),
+        Ending::Stopped(stop @ Stop::BadInput(_)) => Err(Exit::bad_input(stop.to_string())),
+        Ending::Stopped(stop @ Stop::TooManyQuarantined { .. }) => Err(Exit {
+            code: Exit::TOO_MANY_QUARANTINED,
+            message: format!("{stop}. See `status` and the quarantine objects for the errors; mend the cause or raise the limit. {again}"),
+        }),
+        Ending::Stopped(stop @ (Stop::Interrupted | Stop::NoWorkers(_) | Stop::TakenOver(_))) => {
+            Err(Exit::resumable(format!("{stop}. Everything committed is kept. {again}")))
+        }
+        Ending::Incomplete { failed } => {
+            let list: Vec<String> = failed.iter().take(5).map(|(stage, p, why)| format!("  {stage} partition {p}: {why}")).collect();
+            Err(Exit::resumable(format!("{} partitions failed too often:\n{}\n{again}", failed.len(), list.join("\n"))))
+        }
+    }
+}
+
+async fn run_spec(
+    spec: Spec,
+    log: &LogArgs,
+    view: watch::Sender<View>,
+    progress: &Progress,
+    started: Instant,
+) -> Result<(Summary, Ending), Exit> {
+    let Prepared { store, plan, corpus } = prepare::prepare(spec).await?;
+    if let Some(summary) = finish::finished_summary(&store, &plan).await? {
+        return Ok((summary, Ending::Complete));
+    }
+    let listener = TcpListener::bind(&plan.spec.run.listen)
+        .await
+        .map_err(|e| Exit::bad_input(format!("run.listen: cannot listen on {}: {e}", plan.spec.run.listen)))?;
+    let address = listener.local_addr().map_err(|e| Exit::resumable(e.to_string()))?;
+    let term = Term::take(&store).await?;
+    let scheduler = Scheduler::new(policy(&plan), term.number, prepare::recover(&store, &plan).await?);
+    let token = token()?;
+    let workers = launch(&plan, log, &format!("http://{address}"), &token, progress)?;
+    let welcome = Welcome { plan: plan.clone(), store_url: store.url().to_string(), lease: plan.spec.run.lease };
+    let (requests, inbox) = mpsc::channel(1024);
+    let (stop_server, stopped) = oneshot::channel::<()>();
+    let server = tokio::spawn(grpc::serve(listener, token, welcome, requests, async {
+        // Either side of the channel going away ends the server.
+        let _ = stopped.await;
+    }));
+    let driver = Driver::new(scheduler, inbox, workers, term, view);
+    let (ending, scheduler) = driver.run(interrupts(progress)).await;
+    drop(stop_server);
+    server.abort();
+    let summary = finish::finish(&store, &plan, &corpus, &scheduler, &ending, started.elapsed()).await?;
+    Ok((summary, ending))
+}
+
+fn policy(plan: &Plan) -> Policy {
+    let run = &plan.spec.run;
+    Policy {
+        lease: run.lease,
+        attempts: run.retry.attempts,
+        preemptions: PREEMPTIONS,
+        backoff_min: run.retry.backoff_min,
+        backoff_max: run.retry.backoff_max,
+        max_quarantined: run.max_quarantined,
+        quarantine_sample: QUARANTINE_SAMPLE,
+    }
+}
+
+/// The workers' token: given by the user, or fresh for this coordinator.
+fn token() -> Result<String, Exit> {
+    if let Ok(token) = std::env::var("IP2P_TOKEN") {
+        return Ok(token);
+    }
+    let mut bytes = [0u8; 32];
+    getrandom::fill(&mut bytes).map_err(|e| Exit::resumable(format!("the system gives no random numbers: {e}")))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn launch(plan: &Plan, log: &LogArgs, url: &str, token: &str, progress: &Progress) -> Result<Option<LocalWorkers>, Exit> {
+    let run = &plan.spec.run;
+    match run.launcher {
+        Launcher::External => {
+            if std::env::var("IP2P_TOKEN").is_err() {
+                return Err(Exit::bad_input("run.launcher: external needs IP2P_TOKEN in the environment, the same for coordinator and workers"));
+            }
+            progress.line(&format!("waiting for workers: IP2P_TOKEN=... ip2p-worker --coordinator {url}"));
+            Ok(None)
+        }
+        Launcher::Local if !cfg!(feature = "worker") => {
+            Err(Exit::bad_input("run.launcher: this program was built without the worker; use `launcher: external`"))
+        }
+        Launcher::Local => {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            let threads = run.threads.map_or((cores / run.workers as usize).max(1), |threads| threads as usize);
+            let mut log_arguments = vec!["-v".to_string(); usize::from(log.verbose)];
+            log_arguments.extend(log.log_json.then(|| "--log-json".to_string()));
+            let command = WorkerCommand { coordinator_url: url.to_string(), token: token.to_string(), threads, log_arguments };
+            let lines = progress.lines();
+            Ok(Some(LocalWorkers::start(command, run.workers, move |line| lines.line(line))))
+        }
+    }
+}
+
+/// The first Ctrl-C or SIGTERM drains; the second ends the process at once.
+fn interrupts(progress: &Progress) -> mpsc::Receiver<()> {
+    let (send, receive) = mpsc::channel(1);
+    let lines = progress.lines();
+    tokio::spawn(async move {
+        use tokio::signal::unix::{SignalKind, signal};
+        let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+        for count in 0.. {
+            tokio::select! {
+                result = tokio::signal::ctrl_c() => if result.is_err() { return },
+                _ = terminate.recv() => {}
+            }
+            if count > 0 {
+                std::process::exit(i32::from(Exit::RESUMABLE));
+            }
+            lines.line("stopping: workers finish the step at hand and commit; once more to stop at once");
+            // The driver may have ended by itself.
+            let _ = send.send(()).await;
+        }
+    });
+    receive
+}

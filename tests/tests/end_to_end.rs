@@ -1,0 +1,74 @@
+//! A whole run, from captions to shards, with real processes.
+
+use ip2p_tests::Pipeline;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ip2p-under-test");
+
+fn stdout(output: &std::process::Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn captions_become_shards_and_every_record_is_accounted_for() {
+    let pipeline = Pipeline::new(PROGRAM);
+    let first = stdout(&pipeline.run_expecting(0, &[]));
+    let dataset = pipeline.dataset();
+    for file in ["README.md", "original/seeds.json"] {
+        assert!(dataset.contains_key(file), "{file} is missing: {:?}", dataset.keys());
+    }
+    let has = |start: &str, end: &str| dataset.keys().any(|path| path.starts_with(start) && path.ends_with(end));
+    assert!(has("webdataset/train-", ".tar") && has("data/train-", ".parquet") && has("original/", "_0.jpg"));
+    assert!(pipeline.objects().contains(&"report.html".to_string()));
+    assert!(first.contains("captions") && first.contains("load_dataset"), "{first}");
+
+    let audit = pipeline.call(&["audit", "pipeline.yaml"]);
+    assert!(audit.status.success(), "{}{}", stdout(&audit), String::from_utf8_lossy(&audit.stderr));
+    let status = stdout(&pipeline.call(&["status", "pipeline.yaml"]));
+    assert!(status.contains("shards"), "{status}");
+
+    let before = pipeline.objects();
+    pipeline.run_expecting(0, &[]);
+    assert_eq!(pipeline.objects(), before, "a finished run writes nothing");
+}
+
+#[test]
+fn the_dataset_does_not_depend_on_workers_partitions_or_fusing() {
+    let reference = Pipeline::new(PROGRAM);
+    reference.run_expecting(0, &[]);
+    let expected = reference.dataset();
+    let variants: [&[&str]; 5] = [
+        &["run.workers=1", "partition.records=1"],
+        &["run.workers=3", "partition.records=100"],
+        &["run.workers=1", "run.threads=2"],
+        &["stages.pairs.fuse=false"],
+        &["run.chunk=60s", "stages.pairs.keep_rejected=false"],
+    ];
+    for overrides in variants {
+        let other = Pipeline::new(PROGRAM);
+        other.run_expecting(0, overrides);
+        let found = other.dataset();
+        let differing: Vec<_> = expected.iter().filter(|(path, hash)| found.get(*path) != Some(hash)).map(|(path, _)| path).collect();
+        assert!(differing.is_empty() && found.len() == expected.len(), "{overrides:?}: {differing:?} differ");
+    }
+}
+
+#[test]
+fn new_thresholds_select_again_and_redo_nothing_else() {
+    let pipeline = Pipeline::new(PROGRAM);
+    pipeline.run_expecting(0, &[]);
+    let prompts_and_pairs = |p: &Pipeline| {
+        let ours = |name: &String| name.starts_with("prompts/") || name.starts_with("pairs/");
+        p.objects().into_iter().filter(ours).collect::<Vec<_>>()
+    };
+    let before = prompts_and_pairs(&pipeline);
+    let looser = ["stages.filter.clip_direction=-1.0", "stages.filter.clip_image=-1.0", "stages.filter.keep=3"];
+    pipeline.run_expecting(0, &looser);
+    assert_eq!(prompts_and_pairs(&pipeline), before);
+
+    let fresh = Pipeline::new(PROGRAM);
+    fresh.run_expecting(0, &looser);
+    let again = pipeline.dataset();
+    let wanted = fresh.dataset();
+    // Two datasets lie in the first folder; the second run's must be there to the byte.
+    assert!(wanted.iter().filter(|(path, _)| path.ends_with(".tar")).all(|(path, hash)| again.get(path) == Some(hash)));
+}
