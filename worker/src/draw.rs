@@ -9,6 +9,7 @@ use crate::models::clip::{Clip, TextPair};
 use crate::models::vae;
 use candle_core::{DType, Device, Tensor};
 use ip2p_pipeline::ids::TripletId;
+use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::records::{Candidate, Scores, Triplet};
 use ip2p_pipeline::rng::{Purpose, Stream};
 use ip2p_pipeline::spec::{ImageFormat, Spec};
@@ -122,6 +123,24 @@ impl<'m> Drawer<'m> {
         let joined = Tensor::stack(latents, 0).and_then(|all| all.to_device(self.diffusion.unet.device()));
         joined.map_err(|e| model(e.into()))
     }
+}
+
+/// Draws one candidate of a finished run again, bit for bit, as encoded images before and after.
+///
+/// Its whole batch is drawn, because the plan's batches decide the last bits.
+pub async fn again(plan: &Plan, triplet: Triplet, sample: u32) -> Result<[Vec<u8>; 2]> {
+    let spec = plan.spec.clone();
+    let device = crate::device::Device::start(Models::prepare(&spec).await?).map_err(|e| failure(Cause::Resource, e.to_string()))?;
+    device
+        .run(move |models| {
+            let drawer = Drawer::new(models, &spec, &triplet)?;
+            let range = batch_of(&spec, sample);
+            let batch: Vec<Candidate> = candidates(&spec, triplet.id).skip(range.start as usize).take(range.len()).collect();
+            let finished = drawer.finish(&batch, &drawer.latents(&batch, &Control::default())?)?;
+            let wanted = finished.iter().find(|finished| finished.candidate.sample == sample);
+            wanted.ok_or_else(|| failure(Cause::BadInput, format!("the run draws no sample {sample}")))?.encode(spec.stages.pairs.image)
+        })
+        .await
 }
 
 fn rgb8(images: &Tensor) -> Result<Vec<Rgb8>> {

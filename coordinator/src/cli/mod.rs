@@ -76,6 +76,9 @@ enum Command {
         /// Only list them
         #[arg(long)]
         dry_run: bool,
+        /// Also remove the folders of stages that no plan of the run refers to
+        #[arg(long)]
+        unused_folders: bool,
         /// Leave alone what is younger: an attempt may still be at work
         #[arg(long, default_value = "24h", value_name = "DURATION")]
         grace: String,
@@ -195,7 +198,7 @@ async fn read_only(command: Command) -> Result<(), Exit> {
         Command::Status { run, json } => read::status(run, json).await,
         Command::Audit { run, quick } => read::audit(run, quick).await,
         Command::Explain { run, pair, draw } => read::explain(run, &pair, draw).await,
-        Command::Gc { run, dry_run, grace } => read::gc(run, dry_run, &grace).await,
+        Command::Gc { run, dry_run, unused_folders, grace } => read::gc(run, dry_run, unused_folders, &grace).await,
         Command::Run(_) | Command::Resume(_) => Ok(()),
         #[cfg(feature = "worker")]
         Command::Worker(_) => Ok(()),

@@ -1,8 +1,95 @@
-//! Commands that read a run from its store alone.
+//! Commands that read a run from its store alone. Only `gc` removes anything.
+#![expect(clippy::print_stdout, reason = "what these functions print is the command's output")]
 
 use super::{Exit, RunRef};
-use std::path::PathBuf;
-pub(super) async fn status(_run: RunRef, _json: bool) -> Result<(), Exit> { Ok(()) }
-pub(super) async fn audit(_run: RunRef, _quick: bool) -> Result<(), Exit> { Ok(()) }
-pub(super) async fn explain(_run: RunRef, _pair: &str, _draw: Option<PathBuf>) -> Result<(), Exit> { Ok(()) }
-pub(super) async fn gc(_run: RunRef, _dry_run: bool, _grace: &str) -> Result<(), Exit> { Ok(()) }
+use crate::explain::Explanation;
+use crate::{audit, explain, found, gc, prepare, status};
+use ip2p_pipeline::plan::Plan;
+use ip2p_pipeline::spec::Spec;
+use ip2p_pipeline::store::Store;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+impl RunRef {
+    /// The run's store, and its spec when a pipeline file was given.
+    fn open(&self) -> Result<(Store, Option<Spec>), Exit> {
+        if self.run.contains("://") {
+            if !self.overrides.is_empty() {
+                return Err(Exit::bad_input("--set changes a pipeline file; a run that is given by its URL has none"));
+            }
+            return Ok((Store::open(&self.run)?, None));
+        }
+        let spec = Spec::load(Path::new(&self.run), &self.overrides).map_err(|e| Exit::bad_input(e.to_string()))?;
+        Ok((prepare::open_store(&spec)?, Some(spec)))
+    }
+
+    async fn plan(&self) -> Result<(Store, Plan), Exit> {
+        let (store, spec) = self.open()?;
+        let plan = found::require_plan(&store, spec.as_ref()).await?;
+        Ok((store, plan))
+    }
+}
+
+pub(super) async fn status(run: RunRef, json: bool) -> Result<(), Exit> {
+    let (store, plan) = run.plan().await?;
+    let status = status::status(&store, &plan).await?;
+    if json {
+        return print_json(&status);
+    }
+    print!("{status}");
+    Ok(())
+}
+
+fn print_json(value: &impl Serialize) -> Result<(), Exit> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Exit::bad_input(e.to_string()))?;
+    println!("{text}");
+    Ok(())
+}
+
+pub(super) async fn audit(run: RunRef, quick: bool) -> Result<(), Exit> {
+    let (store, plan) = run.plan().await?;
+    let audit = audit::audit(&store, &plan, quick).await?;
+    print!("{audit}");
+    if audit.is_sound() { Ok(()) } else { Err(Exit::bad_input(format!("the audit found {} problems", audit.findings.len()))) }
+}
+
+pub(super) async fn explain(run: RunRef, pair: &str, draw: Option<PathBuf>) -> Result<(), Exit> {
+    let (store, plan) = run.plan().await?;
+    let explanation = explain::explain(&store, &plan, pair, &run.run).await?;
+    print!("{explanation}");
+    match draw {
+        Some(folder) => draw_again(&plan, &explanation, &folder).await,
+        None => Ok(()),
+    }
+}
+
+#[cfg(feature = "worker")]
+async fn draw_again(plan: &Plan, explanation: &Explanation, folder: &Path) -> Result<(), Exit> {
+    use ip2p_pipeline::records::Triplet;
+    let row = &explanation.row;
+    let triplet = Triplet::new(row.caption.clone(), row.edit.clone(), row.output.clone(), row.url.clone());
+    let images = ip2p_worker::draw::again(plan, triplet, row.candidate.sample).await.map_err(|f| Exit::bad_input(f.message))?;
+    let cannot = |e: std::io::Error| Exit::bad_input(format!("{}: {e}", folder.display()));
+    std::fs::create_dir_all(folder).map_err(cannot)?;
+    for (number, image) in images.iter().enumerate() {
+        let file = folder.join(format!("{}_{number}.{}", row.candidate.seed, plan.spec.stages.pairs.image.extension()));
+        std::fs::write(&file, image).map_err(cannot)?;
+        println!("drew {}", file.display());
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "worker"))]
+async fn draw_again(_plan: &Plan, _explanation: &Explanation, _folder: &Path) -> Result<(), Exit> {
+    Err(Exit::bad_input("this program was built without the worker and cannot draw"))
+}
+
+pub(super) async fn gc(run: RunRef, dry_run: bool, unused_folders: bool, grace: &str) -> Result<(), Exit> {
+    let grace = humantime::parse_duration(grace).map_err(|e| Exit::bad_input(format!("--grace {grace}: {e}; write for example 24h")))?;
+    let (store, _) = run.open()?;
+    #[expect(clippy::disallowed_methods, reason = "gc compares with the times that the store reports")]
+    let now = SystemTime::now();
+    print!("{}", gc::gc(&store, gc::Options { grace, dry_run, unused_folders }, now).await?);
+    Ok(())
+}
