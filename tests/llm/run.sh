@@ -9,5 +9,5 @@ venv="$1"
 
 cd "$here/../.."
 # The tests are built before the server starts, so that a slow build keeps no server waiting.
-cargo test --package ip2p-worker --test openai_real --no-run
-"$venv/bin/python" "$here/serve.py" cargo test --package ip2p-worker --test openai_real -- --nocapture --test-threads 1
+cargo test --package ip2p-worker --test openai_real --test local --no-run
+"$venv/bin/python" "$here/serve.py" cargo test --package ip2p-worker --test openai_real --test local -- --nocapture --test-threads 1

@@ -7,15 +7,18 @@
 //! |---|---|
 //! | `generate` | one caption from start to end, many captions in order |
 //! | `chat` | what a chat model is told, and the form of its answer |
+//! | `local` | the language model on this machine |
 //! | `openai` | any OpenAI-compatible server: chat, completions, moderation |
 //! | `transport` | its HTTP: retries, waits, and what each failure means |
 
 mod chat;
 mod generate;
+mod local;
 mod openai;
 mod transport;
 
 pub use generate::{CaptionOutcome, Generator};
+pub use local::LocalBackend;
 pub use openai::OpenAiBackend;
 
 use async_trait::async_trait;
