@@ -200,11 +200,7 @@ impl View {
             holds: w.holds,
             silent: now.saturating_sub(w.last_beat).as_secs_f64(),
         });
-        View {
-            stages: stages.collect(),
-            workers: workers.collect(),
-            stopping: scheduler.stop_reason().map(ToString::to_string),
-        }
+        View { stages: stages.collect(), workers: workers.collect(), stopping: scheduler.stop_reason().map(ToString::to_string) }
     }
 }
 

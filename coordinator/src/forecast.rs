@@ -150,7 +150,8 @@ mod tests {
 
     #[test]
     fn bytes_are_readable() {
-        let cases = [(0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (999_600, "1.0 MB"), (436_000_000_000, "436.0 GB"), (u64::MAX, "18446.7 PB")];
+        let cases =
+            [(0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (999_600, "1.0 MB"), (436_000_000_000, "436.0 GB"), (u64::MAX, "18446.7 PB")];
         for (bytes, text) in cases {
             assert_eq!(human_bytes(bytes), text);
         }

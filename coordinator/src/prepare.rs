@@ -66,10 +66,7 @@ async fn freeze(store: &Store, key: &str, wanted: Partitioning) -> Result<Partit
     }
     let frozen: Partitioning = commit::decode(key, &store.require(key).await?)?;
     if frozen.partition_records != wanted.partition_records {
-        tracing::warn!(
-            "partition.records stays {} for this run: its partitions were cut at the first start",
-            frozen.partition_records
-        );
+        tracing::warn!("partition.records stays {} for this run: its partitions were cut at the first start", frozen.partition_records);
     }
     Ok(frozen)
 }
@@ -101,6 +98,7 @@ pub async fn committed(store: &Store, dir: StageDir) -> Result<Vec<(u32, Finishe
 pub async fn manifests(store: &Store, dir: StageDir) -> Result<Vec<PartitionManifest>> {
     let keys = store.list(&dir.manifests()).await?;
     let keys = keys.into_iter().filter(|(key, _)| StageDir::partition_of(key).is_some());
-    let read = |(key, _): (String, u64)| async move { commit::decode::<PartitionManifest>(&store.url_of(&key), &store.require(&key).await?) };
+    let read =
+        |(key, _): (String, u64)| async move { commit::decode::<PartitionManifest>(&store.url_of(&key), &store.require(&key).await?) };
     futures::stream::iter(keys).map(read).buffered(READS).try_collect().await
 }

@@ -57,7 +57,10 @@ where
         None => Err(Error::Store {
             action: "create",
             key: store.url_of(key),
-            source: object_store::Error::Generic { store: "commit", source: "the store said AlreadyExists, but there is no such object".into() },
+            source: object_store::Error::Generic {
+                store: "commit",
+                source: "the store said AlreadyExists, but there is no such object".into(),
+            },
         }),
     }
 }

@@ -37,7 +37,8 @@ pub struct Partitioning {
 impl Partitioning {
     pub fn partitions(&self) -> Result<u32> {
         let n = self.records.div_ceil(u64::from(self.partition_records.max(1)));
-        u32::try_from(n).map_err(|_| Error::invalid(format!("partition.records: {} makes {n} partitions; raise it", self.partition_records)))
+        u32::try_from(n)
+            .map_err(|_| Error::invalid(format!("partition.records: {} makes {n} partitions; raise it", self.partition_records)))
     }
 
     /// Corpus records of one partition; empty past the end.

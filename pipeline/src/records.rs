@@ -149,12 +149,8 @@ pub enum RejectReason {
 }
 
 impl RejectReason {
-    pub const ALL: [RejectReason; 4] = [
-        RejectReason::TextSimilarity,
-        RejectReason::DirectionSimilarity,
-        RejectReason::ImageSimilarity,
-        RejectReason::NotAmongBest,
-    ];
+    pub const ALL: [RejectReason; 4] =
+        [RejectReason::TextSimilarity, RejectReason::DirectionSimilarity, RejectReason::ImageSimilarity, RejectReason::NotAmongBest];
 
     pub fn name(self) -> &'static str {
         match self {

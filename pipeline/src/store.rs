@@ -46,8 +46,11 @@ impl Store {
         let file = |source| Error::File { path: path.to_string(), source };
         let absolute = std::path::absolute(path).map_err(file)?;
         std::fs::create_dir_all(&absolute).map_err(file)?;
-        let inner = object_store::local::LocalFileSystem::new_with_prefix(&absolute)
-            .map_err(|source| Error::Store { action: "open", key: url.to_string(), source })?;
+        let inner = object_store::local::LocalFileSystem::new_with_prefix(&absolute).map_err(|source| Error::Store {
+            action: "open",
+            key: url.to_string(),
+            source,
+        })?;
         Ok(Store { inner: Arc::new(inner), prefix: Path::default(), url: url.to_string() })
     }
 

@@ -100,10 +100,9 @@ impl From<Outcome> for Wire {
                 seconds: done.seconds,
                 figures: done.figures.into_iter().collect(),
             }),
-            Err(failure) => v1::report_request::Outcome::Failed(v1::Failed {
-                cause: v1::Cause::from(failure.cause).into(),
-                message: failure.message,
-            }),
+            Err(failure) => {
+                v1::report_request::Outcome::Failed(v1::Failed { cause: v1::Cause::from(failure.cause).into(), message: failure.message })
+            }
         })
     }
 }

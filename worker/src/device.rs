@@ -32,7 +32,8 @@ impl Device {
         let gone = || failure(Cause::Bug, "the device thread ended");
         let (reply, answer) = oneshot::channel();
         let job: Job = Box::new(move |models| {
-            let result = catch_unwind(AssertUnwindSafe(|| work(models))).unwrap_or_else(|panic| Err(failure(Cause::Bug, panic_text(&*panic))));
+            let result =
+                catch_unwind(AssertUnwindSafe(|| work(models))).unwrap_or_else(|panic| Err(failure(Cause::Bug, panic_text(&*panic))));
             // Nobody waits any more when the attempt was cancelled.
             let _ = reply.send(result);
         });

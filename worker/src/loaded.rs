@@ -87,7 +87,8 @@ impl Models {
     pub fn for_prompts(&mut self) -> Result<&mut Llm> {
         if self.llm.is_none() {
             let path = self.paths.llm.as_deref();
-            let path = path.ok_or_else(|| failure(Cause::BadInput, "models.llm is not set: `prompts: { backend: local }` needs a language model"))?;
+            let path = path
+                .ok_or_else(|| failure(Cause::BadInput, "models.llm is not set: `prompts: { backend: local }` needs a language model"))?;
             self.llm = Some(Llm::open(path, self.dtype, &self.device).map_err(model)?);
         }
         self.llm.as_mut().ok_or_else(|| failure(Cause::Bug, "models vanished while they were loaded"))

@@ -79,7 +79,13 @@ pub async fn run_partition(env: &Env, assignment: Assignment, worker: &str, cont
 }
 
 /// Works until the chunk is worth a commit, and writes its data.
-async fn make_chunk(env: &Env, work: &mut dyn Work, place: &ChunkPlace, attempt: &Attempt, control: &Arc<Control>) -> Result<ChunkManifest> {
+async fn make_chunk(
+    env: &Env,
+    work: &mut dyn Work,
+    place: &ChunkPlace,
+    attempt: &Attempt,
+    control: &Arc<Control>,
+) -> Result<ChunkManifest> {
     let started = Instant::now();
     let total = work.records();
     let mut end = place.start;

@@ -73,8 +73,8 @@ pub async fn run(options: SessionOptions, leave: watch::Receiver<bool>) -> Resul
         device: device_name,
     };
     let welcome = client.register(request).await.map_err(|status| refused(&options, status))?.into_inner();
-    let plan: Plan =
-        serde_json::from_str(&welcome.plan_json).map_err(|e| failure(Cause::Bug, format!("the coordinator sent a plan this worker cannot read: {e}")))?;
+    let plan: Plan = serde_json::from_str(&welcome.plan_json)
+        .map_err(|e| failure(Cause::Bug, format!("the coordinator sent a plan this worker cannot read: {e}")))?;
     let store = Store::open(&welcome.store_url).map_err(crate::failure::domain)?;
     let models = Models::prepare(&plan.spec).await?;
     let device = Device::start(models).map_err(|e| failure(Cause::Resource, format!("cannot start the device thread: {e}")))?;
@@ -93,8 +93,11 @@ async fn connect(options: &SessionOptions) -> Result<Client> {
         .keep_alive_while_idle(true);
     let dial = || endpoint.connect();
     let patience = ExponentialBuilder::default().with_max_delay(Duration::from_secs(5)).with_max_times(8);
-    let channel = dial.retry(patience).await.map_err(|e| failure(Cause::Transient, format!("no coordinator at {}: {e}", options.coordinator)))?;
-    let bearer = format!("Bearer {}", options.token).parse().map_err(|_| failure(Cause::BadInput, "IP2P_TOKEN has characters that no header can carry"))?;
+    let channel =
+        dial.retry(patience).await.map_err(|e| failure(Cause::Transient, format!("no coordinator at {}: {e}", options.coordinator)))?;
+    let bearer = format!("Bearer {}", options.token)
+        .parse()
+        .map_err(|_| failure(Cause::BadInput, "IP2P_TOKEN has characters that no header can carry"))?;
     Ok(CoordinatorClient::with_interceptor(channel, Bearer(bearer))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES))

@@ -120,7 +120,9 @@ fn launch(plan: &Plan, log: &LogArgs, url: &str, token: &str, progress: &Progres
     match run.launcher {
         Launcher::External => {
             if std::env::var("IP2P_TOKEN").is_err() {
-                return Err(Exit::bad_input("run.launcher: external needs IP2P_TOKEN in the environment, the same for coordinator and workers"));
+                return Err(Exit::bad_input(
+                    "run.launcher: external needs IP2P_TOKEN in the environment, the same for coordinator and workers",
+                ));
             }
             progress.line(&format!("waiting for workers: IP2P_TOKEN=... ip2p-worker --coordinator {url}"));
             Ok(None)

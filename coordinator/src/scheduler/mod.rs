@@ -43,14 +43,31 @@ pub struct Policy {
 /// What happened.
 #[derive(Clone, Debug)]
 pub enum Event {
-    Joined { worker: WorkerName, device: String },
-    WantsWork { worker: WorkerName },
-    Beat { worker: WorkerName, progress: Option<Progress> },
-    Reported { worker: WorkerName, assignment: Assignment, outcome: Result<Finished, Failure> },
+    Joined {
+        worker: WorkerName,
+        device: String,
+    },
+    WantsWork {
+        worker: WorkerName,
+    },
+    Beat {
+        worker: WorkerName,
+        progress: Option<Progress>,
+    },
+    Reported {
+        worker: WorkerName,
+        assignment: Assignment,
+        outcome: Result<Finished, Failure>,
+    },
     /// Its process ended.
-    Left { worker: WorkerName, why: String },
+    Left {
+        worker: WorkerName,
+        why: String,
+    },
     /// Finish what is held, grant nothing more.
-    Drain { why: Stop },
+    Drain {
+        why: Stop,
+    },
     Tick,
 }
 
@@ -115,7 +132,9 @@ pub enum Ending {
     Complete,
     Stopped(Stop),
     /// All that could be done is done, but these partitions failed too often.
-    Incomplete { failed: Vec<(Stage, u32, String)> },
+    Incomplete {
+        failed: Vec<(Stage, u32, String)>,
+    },
 }
 
 /// A worker as the scheduler sees it.

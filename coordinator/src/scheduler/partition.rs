@@ -23,13 +23,23 @@ pub struct Tries {
 pub enum PartitionState {
     /// Its input is not committed yet.
     Blocked,
-    Ready { tries: Tries },
+    Ready {
+        tries: Tries,
+    },
     /// It failed and waits for its back-off to end.
-    Waiting { tries: Tries, until: Moment },
-    Leased { tries: Tries, lease: Lease },
+    Waiting {
+        tries: Tries,
+        until: Moment,
+    },
+    Leased {
+        tries: Tries,
+        lease: Lease,
+    },
     Committed,
     /// Given up; a later `resume` tries again.
-    Failed { message: String },
+    Failed {
+        message: String,
+    },
 }
 
 /// Exponential back-off with full jitter in its upper half, the same in every replay.

@@ -69,8 +69,7 @@ fn one_worker_goes_through_all_stages_depth_first() {
         next = granted(&s.step(Event::WantsWork { worker: "w".to_string() }, secs(1)));
     }
     use Stage::*;
-    let expected =
-        [(Prompts, 0), (Pairs, 0), (Filter, 0), (Prompts, 1), (Pairs, 1), (Filter, 1), (Index, 0), (Shards, 0), (Shards, 1)];
+    let expected = [(Prompts, 0), (Pairs, 0), (Filter, 0), (Prompts, 1), (Pairs, 1), (Filter, 1), (Index, 0), (Shards, 0), (Shards, 1)];
     assert_eq!(order, expected);
     assert!(s.complete());
 }

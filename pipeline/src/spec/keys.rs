@@ -218,7 +218,8 @@ fn run(s: &mut Section) -> Option<Run> {
     let max_quarantined = s.default("max_quarantined", "1%", share(), "Share of records that may fail before the run stops.");
     let lease =
         s.default("lease", "30s", duration("1s", "1h"), "How long a worker may be silent before its partition is given to another.");
-    let chunk = s.default("chunk", "60s", duration("0s", "1day"), "Most work per worker that a kill can lose; 0s commits after every record.");
+    let chunk =
+        s.default("chunk", "60s", duration("0s", "1day"), "Most work per worker that a kill can lose; 0s commits after every record.");
     let listen = s.default("listen", "127.0.0.1:0", address(), "Address the coordinator listens on.");
     Some(Run {
         launcher: launcher?,

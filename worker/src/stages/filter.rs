@@ -110,7 +110,8 @@ impl FilterWork {
     /// The usual way: judge the stored scores, and draw only what is kept and lacks its images.
     async fn from_scores(&self, triplet: Triplet, scored: Vec<ScoredCandidate>) -> Result<Vec<Judged>> {
         let verdicts = selection::judge(&scored, &self.env.plan.spec.stages.filter);
-        let lacks = |(c, verdict): (&ScoredCandidate, &Verdict)| (*verdict == Verdict::Kept && c.images.is_none()).then_some(c.candidate.sample);
+        let lacks =
+            |(c, verdict): (&ScoredCandidate, &Verdict)| (*verdict == Verdict::Kept && c.images.is_none()).then_some(c.candidate.sample);
         let lacking: BTreeSet<u32> = scored.iter().zip(&verdicts).filter_map(lacks).collect();
         let mut drawn = HashMap::new();
         if !lacking.is_empty() {
@@ -187,7 +188,12 @@ fn redraw(models: &mut Models, plan: &Plan, triplet: &Triplet, samples: &BTreeSe
 }
 
 /// Decodes and scores stored latents in the plan's batches.
-fn finish_stored(models: &mut Models, plan: &Plan, triplet: &Triplet, stored: &[Tensor]) -> Result<Vec<(ScoredCandidate, Option<Encoded>)>> {
+fn finish_stored(
+    models: &mut Models,
+    plan: &Plan,
+    triplet: &Triplet,
+    stored: &[Tensor],
+) -> Result<Vec<(ScoredCandidate, Option<Encoded>)>> {
     let spec = &plan.spec;
     let drawer = Drawer::new(models, spec, triplet)?;
     let mut pool = Pool::new(&spec.stages.filter, spec.stages.pairs.keep_rejected);

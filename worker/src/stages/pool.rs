@@ -55,7 +55,5 @@ fn encode(image: &images::Rgb8, format: ImageFormat) -> Result<Vec<u8>> {
 
 /// Every candidate of a triplet that failed, with the error.
 pub(super) fn all_failed(candidates: impl Iterator<Item = Candidate>, error: &str) -> Vec<(ScoredCandidate, Option<Encoded>)> {
-    candidates
-        .map(|candidate| (ScoredCandidate { candidate, scores: None, error: Some(error.to_string()), images: None }, None))
-        .collect()
+    candidates.map(|candidate| (ScoredCandidate { candidate, scores: None, error: Some(error.to_string()), images: None }, None)).collect()
 }
