@@ -62,6 +62,26 @@ fn gelu(x: f32) -> f32 {
     x * if x < 0.0 { tail } else { 1.0 - tail }
 }
 
+/// [b, m, n] -> [b, n, m], in tiles of a few cache lines.
+pub(super) fn transpose(x: &Tensor) -> Result<Tensor> {
+    const TILE: usize = 16;
+    let (b, m, n) = x.dims3()?;
+    read(x, |numbers| {
+        let mut out = vec![0f32; numbers.len()];
+        let size = (m * n).max(1);
+        out.par_chunks_mut(size).zip(numbers.par_chunks(size)).for_each(|(out, x)| {
+            for (row, column) in (0..m).step_by(TILE).flat_map(|i| (0..n).step_by(TILE).map(move |j| (i, j))) {
+                for j in column..(column + TILE).min(n) {
+                    for i in row..(row + TILE).min(m) {
+                        out[j * m + i] = x[i * n + j];
+                    }
+                }
+            }
+        });
+        Tensor::from_vec(out, (b, n, m), x.device())
+    })
+}
+
 /// softmax over the last dimension.
 pub(super) fn softmax(x: &Tensor) -> Result<Tensor> {
     let width = x.dim(candle_core::D::Minus1)?.max(1);
@@ -265,6 +285,14 @@ mod tests {
         assert!(close(&softmax(&x).unwrap(), &candle_nn::ops::softmax_last_dim(&x).unwrap()) < 1e-6);
         let (a, b) = (x.narrow(2, 0, 35).unwrap(), x.narrow(2, 35, 35).unwrap());
         assert!(close(&geglu(&x).unwrap(), &(a * b.gelu_erf().unwrap()).unwrap()) < 2e-4);
+    }
+
+    #[test]
+    fn transpose_is_candles() {
+        for shape in [[2, 64, 49], [1, 3, 200], [3, 17, 1]] {
+            let x = numbers(&shape, 9);
+            assert_eq!(close(&transpose(&x).unwrap(), &x.transpose(1, 2).unwrap().contiguous().unwrap()), 0.0);
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use candle_core::{D, Module, Result, Tensor};
 use candle_nn::{Linear, VarBuilder};
+use rayon::prelude::*;
 
 use super::cpu::{self, Geometry};
 
@@ -157,27 +158,38 @@ impl Upsample {
     }
 }
 
+/// [b, m, n] -> [b, n, m], in memory too.
+pub(super) fn transposed(x: &Tensor) -> Result<Tensor> {
+    if cpu::can_take(x) { cpu::transpose(x) } else { x.transpose(1, 2)?.contiguous() }
+}
+
 /// softmax(q k) v for q [n, t, d] (already scaled), k [n, d, s], v [n, s, e], a bounded number of logits at a time.
 pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     let (n, t, _) = q.dims3()?;
     let s = k.dim(2)?;
     let queries = (LOGITS_AT_ONCE / s.max(1)).clamp(1, t.max(1));
-    let batch = (LOGITS_AT_ONCE / (queries * s).max(1)).clamp(1, n.max(1));
-    let block = |q: &Tensor, k: &Tensor, v: &Tensor| softmax(&q.matmul(k)?)?.matmul(v);
-    if batch >= n && queries >= t {
-        return block(q, k, v);
-    }
-    let mut parts = vec![];
-    for start in (0..n).step_by(batch) {
-        let len = batch.min(n - start);
-        let (q, k, v) = (q.narrow(0, start, len)?, k.narrow(0, start, len)?, v.narrow(0, start, len)?);
-        let mut rows = vec![];
-        for first in (0..t).step_by(queries) {
-            rows.push(block(&q.narrow(1, first, queries.min(t - first))?, &k, &v)?);
-        }
-        parts.push(Tensor::cat(&rows, 1)?);
-    }
+    let part = |(start, len): (usize, usize)| {
+        attend_part(&q.narrow(0, start, len)?, &k.narrow(0, start, len)?, &v.narrow(0, start, len)?, queries)
+    };
+    let parts = if q.device().is_cpu() {
+        // One map at a time on each core stays in its cache, and small products do not wait for each other.
+        (0..n).into_par_iter().map(|i| part((i, 1))).collect::<Result<Vec<_>>>()?
+    } else {
+        let batch = (LOGITS_AT_ONCE / (queries * s).max(1)).clamp(1, n.max(1));
+        (0..n).step_by(batch).map(|start| part((start, batch.min(n - start)))).collect::<Result<Vec<_>>>()?
+    };
     Tensor::cat(&parts, 0)
+}
+
+/// The same for `queries` queries at a time.
+fn attend_part(q: &Tensor, k: &Tensor, v: &Tensor, queries: usize) -> Result<Tensor> {
+    let t = q.dim(1)?;
+    let block = |first: usize| {
+        let logits = q.narrow(1, first, queries.min(t - first))?.matmul(k)?;
+        softmax(&logits)?.matmul(v)
+    };
+    let parts: Vec<Tensor> = (0..t).step_by(queries).map(block).collect::<Result<_>>()?;
+    Tensor::cat(&parts, 1)
 }
 
 fn softmax(logits: &Tensor) -> Result<Tensor> {

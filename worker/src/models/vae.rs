@@ -10,7 +10,7 @@ use candle_core::{DType, Device, IndexOp, Module, Result as Computed, Tensor};
 use candle_nn::{Linear, VarBuilder};
 
 use super::error::{Error, Result};
-use super::layers::{Conv2d, GroupNorm, NORM_EPS, ResnetBlock, ResnetConfig, Upsample, attend, linear};
+use super::layers::{Conv2d, GroupNorm, NORM_EPS, ResnetBlock, ResnetConfig, Upsample, attend, linear, transposed};
 use super::weights::{Place, Weights};
 pub use config::VaeConfig;
 
@@ -255,11 +255,11 @@ impl Mid {
     fn forward(&self, x: &Tensor) -> Computed<Tensor> {
         let x = self.first.forward(x, None)?;
         let (b, c, height, width) = x.dims4()?;
-        let tokens = self.norm.forward(&x)?.reshape((b, c, height * width))?.transpose(1, 2)?.contiguous()?;
+        let tokens = transposed(&self.norm.forward(&x)?.reshape((b, c, height * width))?)?;
         let [q, k, v] = &self.qkv;
         let q = (q.forward(&tokens)? * (c as f64).powf(-0.5))?;
         let mixed = attend(&q, &k.forward(&tokens)?.t()?, &v.forward(&tokens)?)?;
-        let out = self.out.forward(&mixed)?.transpose(1, 2)?.reshape((b, c, height, width))?;
+        let out = transposed(&self.out.forward(&mixed)?)?.reshape((b, c, height, width))?;
         self.second.forward(&(x + out)?, None)
     }
 }

@@ -6,7 +6,7 @@
 use candle_core::{D, Module, Result, Tensor};
 use candle_nn::{LayerNorm, Linear, VarBuilder};
 
-use super::super::layers::{GroupNorm, NORM_EPS, attend, geglu, linear, linear_no_bias};
+use super::super::layers::{GroupNorm, NORM_EPS, attend, geglu, linear, linear_no_bias, transposed};
 
 /// Epsilon of the transformer's layer norms: PyTorch's default.
 const LAYER_NORM_EPS: f64 = 1e-5;
@@ -68,13 +68,13 @@ impl SpatialTransformer {
     /// `text` yields the keys and values of this layer's blocks in order.
     pub(super) fn forward<'k>(&self, x: &Tensor, context: &Context, text: &mut impl Iterator<Item = &'k TextKv>) -> Result<Tensor> {
         let (b, c, height, width) = x.dims4()?;
-        let tokens = self.norm.forward(x)?.reshape((b, c, height * width))?.transpose(1, 2)?.contiguous()?;
+        let tokens = transposed(&self.norm.forward(x)?.reshape((b, c, height * width))?)?;
         let mut tokens = self.proj_in.forward(&tokens)?;
         for block in &self.blocks {
             let Some(kv) = text.next() else { candle_core::bail!("the text context belongs to another UNet") };
             tokens = block.forward(&tokens, context, kv)?;
         }
-        let out = self.proj_out.forward(&tokens)?.transpose(1, 2)?.reshape((b, c, height, width))?;
+        let out = transposed(&self.proj_out.forward(&tokens)?)?.reshape((b, c, height, width))?;
         x + out
     }
 }
