@@ -133,9 +133,10 @@ impl UNetConfig {
         let missing =
             |name: &str| Error::file(&weights.file(""), format!("no tensor {prefix}{name}: not a Stable Diffusion 1.x checkpoint"));
         let dim = |name: &str, axis: usize| shape(name).and_then(|s| s.get(axis).copied()).ok_or_else(|| missing(name));
+        // The original has one depth for all levels; the middle always has attention.
+        let depth = (0..).take_while(|i| shape(&format!("middle_block.1.transformer_blocks.{i}.norm1.weight")).is_some()).count();
         let mut levels = vec![];
         let mut blocks = 0;
-        let mut context_width = None;
         for index in 1.. {
             let block = format!("input_blocks.{index}");
             if shape(&format!("{block}.0.op.weight")).is_some() {
@@ -143,12 +144,10 @@ impl UNetConfig {
                 continue;
             }
             let Some(channels) = shape(&format!("{block}.0.in_layers.2.weight")).and_then(|s| s.first()) else { break };
-            let transformer = format!("{block}.1.transformer_blocks");
-            let depth = (0..).take_while(|i| shape(&format!("{transformer}.{i}.norm1.weight")).is_some()).count();
-            context_width = context_width.or(dim(&format!("{transformer}.0.attn2.to_k.weight"), 1).ok());
+            let attention = shape(&format!("{block}.1.norm.weight")).is_some();
             blocks += 1;
             if blocks == 1 {
-                levels.push(Level { channels: *channels, heads: 8, depth: depth.max(1), attention: (depth > 0, depth > 0) });
+                levels.push(Level { channels: *channels, heads: 8, depth, attention: (attention, attention) });
             }
         }
         Ok(UNetConfig {
@@ -157,7 +156,7 @@ impl UNetConfig {
             layers_per_block: blocks,
             norm_groups: 32,
             norm_eps: default_eps(),
-            context_width: context_width.ok_or_else(|| missing("input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"))?,
+            context_width: dim("middle_block.1.transformer_blocks.0.attn2.to_k.weight", 1)?,
             levels,
         })
     }
