@@ -6,7 +6,7 @@ use ip2p_pipeline::Result;
 use ip2p_pipeline::ids::TripletId;
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::{ChunkManifest, Counts, PartitionManifest};
-use ip2p_pipeline::records::{Candidate, ImageRef, IndexRow, RejectedCompletion, ScoredCandidate, Triplet, Verdict};
+use ip2p_pipeline::records::{Candidate, ImageRef, IndexRow, RejectedCompletion, ScoredCandidate, Scores, Triplet, Verdict};
 use ip2p_pipeline::selection;
 use ip2p_pipeline::spec::PromptBackend;
 use std::collections::HashMap;
@@ -236,7 +236,7 @@ impl Check<'_> {
     /// The selection has the candidates of `pairs`, in order, with their scores.
     fn candidates_stay(&mut self, rows: &[IndexRow], candidates: &[ScoredCandidate]) {
         let same = |(row, c): &(&IndexRow, &ScoredCandidate)| {
-            row.pair == c.candidate.pair_id() && row.candidate == c.candidate && (c.scores.is_none() || c.scores == row.scores)
+            row.pair == c.candidate.pair_id() && row.candidate == c.candidate && (c.scores.is_none() || bits(c.scores) == bits(row.scores))
         };
         if let Some((row, candidate)) = rows.iter().zip(candidates).find(|pair| !same(pair)) {
             let expected = candidate.candidate.pair_id();
@@ -252,6 +252,11 @@ impl Check<'_> {
             self.report(Stage::Filter, format!("pair {} has other texts than its triplet {}", row.pair, triplet.id));
         }
     }
+}
+
+/// Scores by their bits: one that is not a number equals itself.
+fn bits(scores: Option<Scores>) -> Option<[u64; 4]> {
+    scores.map(|s| [s.clip_sim_0, s.clip_sim_1, s.clip_sim_dir, s.clip_sim_image].map(f64::to_bits))
 }
 
 fn rows_of(chunk: &ChunkManifest, what: &str) -> String {

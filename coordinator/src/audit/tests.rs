@@ -2,7 +2,7 @@ use super::*;
 use crate::fixture::{CANDIDATES, Fixture, KEPT};
 use bytes::Bytes;
 use ip2p_pipeline::manifest::Counts;
-use ip2p_pipeline::records::{IndexRow, RejectReason, RejectedCompletion, ScoredCandidate, Triplet};
+use ip2p_pipeline::records::{IndexRow, RejectReason, RejectedCompletion, ScoredCandidate, Scores, Triplet};
 use ip2p_pipeline::tables::Table;
 
 async fn findings(fixture: &Fixture) -> Vec<Finding> {
@@ -153,6 +153,26 @@ async fn verdicts_against_the_thresholds_are_found() {
     let swap = |rows: &mut Vec<IndexRow>| rows[1].verdict = Verdict::Rejected(RejectReason::TextSimilarity);
     fixture.damage_rows::<IndexRow>(Stage::Filter, 0, "selection", swap).await;
     expect(&fixture, Stage::Filter, Some(0), "thresholds make it Rejected(DirectionSimilarity)").await;
+}
+
+#[tokio::test]
+async fn a_score_that_is_no_number_is_quarantine_and_no_damage() {
+    let fixture = Fixture::finished().await;
+    let scores = Scores { clip_sim_0: f64::NAN, clip_sim_1: 0.3, clip_sim_dir: 0.3, clip_sim_image: 0.9 };
+    fixture.damage_rows::<ScoredCandidate>(Stage::Pairs, 0, "candidates", |rows| rows[1].scores = Some(scores)).await;
+    fixture
+        .damage_rows::<IndexRow>(Stage::Filter, 0, "selection", |rows| {
+            rows[1].scores = Some(scores);
+            rows[1].verdict = Verdict::Quarantined("a CLIP similarity is not a number".to_string());
+        })
+        .await;
+    let counts = |m: &mut ip2p_pipeline::manifest::PartitionManifest| {
+        m.chunks[0].counts.quarantined = 1;
+        m.chunks[0].counts.rejected.insert("direction_similarity".to_string(), 1);
+    };
+    fixture.damage_manifest(Stage::Filter, 0, counts).await;
+    let found = findings(&fixture).await;
+    assert!(found.iter().all(|finding| finding.stage == Stage::Index), "only the index has the old verdict: {found:#?}");
 }
 
 #[tokio::test]

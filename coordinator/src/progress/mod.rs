@@ -132,6 +132,7 @@ struct Plain {
 }
 
 impl Painter {
+    #[expect(clippy::disallowed_methods, reason = "rates on the display need the real time")]
     fn new(lines: Lines, interactive: bool) -> Self {
         Painter {
             lines,

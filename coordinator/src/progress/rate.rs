@@ -36,7 +36,7 @@ impl Meter {
     fn span(&self) -> Option<(Sample, Sample, f64)> {
         let (first, last) = (*self.samples.front()?, *self.samples.back()?);
         let elapsed = last.at.saturating_sub(first.at);
-        (elapsed >= LEAST).then(|| (first, last, elapsed.as_secs_f64()))
+        (elapsed >= LEAST).then_some((first, last, elapsed.as_secs_f64()))
     }
 
     /// Units per second; `None` when too little was seen, nothing happened, or a lost attempt took work back.
