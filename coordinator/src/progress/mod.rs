@@ -170,7 +170,8 @@ impl Painter {
         }
         for ((stage, meter), bar) in view.stages.iter().zip(&self.meters).zip(&self.stages) {
             bar.set_prefix(stage.stage.name());
-            bar.set_length((f64::from(stage.partitions) * STEPS) as u64);
+            // A stage of unknown size is not done: its bar is empty.
+            bar.set_length((f64::from(stage.partitions.max(1)) * STEPS) as u64);
             bar.set_position((words::partitions_done(stage) * STEPS) as u64);
             bar.set_message(words::stage_line(stage, meter));
         }
