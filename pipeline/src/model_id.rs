@@ -28,7 +28,7 @@ pub fn of_reference(reference: &str) -> Result<Fingerprint> {
 /// Names below the folder and contents, in the order of names.
 fn of_path(path: &Path) -> Result<Fingerprint> {
     let mut files = Vec::new();
-    collect(path, &mut files)?;
+    if path.is_dir() { collect(path, &mut files)? } else { files.push(path.to_path_buf()) }
     files.sort();
     let mut parts = vec!["model content".to_string()];
     for file in files {
@@ -41,17 +41,14 @@ fn of_path(path: &Path) -> Result<Fingerprint> {
 }
 
 /// Hidden files and notes do not change what a model computes.
-fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    if name.starts_with('.') && name.len() > 2 || name.ends_with(".md") {
-        return Ok(());
-    }
-    if !path.is_dir() {
-        files.push(path.to_path_buf());
-        return Ok(());
-    }
-    for entry in std::fs::read_dir(path).map_err(|e| file_error(path, e))? {
-        collect(&entry.map_err(|e| file_error(path, e))?.path(), files)?;
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in std::fs::read_dir(folder).map_err(|e| file_error(folder, e))? {
+        let entry = entry.map_err(|e| file_error(folder, e))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with('.') || name.ends_with(".md") {
+            continue;
+        }
+        if entry.path().is_dir() { collect(&entry.path(), files)? } else { files.push(entry.path()) }
     }
     Ok(())
 }

@@ -25,6 +25,12 @@ pub enum Created {
     AlreadyExists,
 }
 
+/// Settings of the clouds' own environment variables; nothing else of the environment reaches a store.
+fn credentials() -> impl Iterator<Item = (String, String)> {
+    let text = |(key, value): (std::ffi::OsString, std::ffi::OsString)| Some((key.into_string().ok()?.to_ascii_lowercase(), value.into_string().ok()?));
+    std::env::vars_os().filter_map(text).filter(|(key, _)| ["aws_", "google_", "azure_"].iter().any(|cloud| key.starts_with(cloud)))
+}
+
 /// Schemes that [`Store::open`] understands.
 pub const SCHEMES: [&str; 8] = ["file", "memory", "s3", "gs", "az", "abfs", "http", "https"];
 
@@ -57,8 +63,7 @@ impl Store {
     fn open_remote(url: &str) -> Result<Self> {
         let open = |source| Error::Store { action: "open", key: url.to_string(), source };
         let parsed = url.parse().map_err(|e| Error::invalid(format!("store `{url}`: {e}")))?;
-        let options = std::env::vars().map(|(key, value)| (key.to_ascii_lowercase(), value));
-        let (inner, prefix) = object_store::parse_url_opts(&parsed, options).map_err(open)?;
+        let (inner, prefix) = object_store::parse_url_opts(&parsed, credentials()).map_err(open)?;
         Ok(Store { inner: Arc::from(inner), prefix, url: url.to_string() })
     }
 
@@ -109,8 +114,12 @@ impl Store {
         self.get(key).await?.ok_or_else(|| Error::Damaged { key: self.url_of(key), problem: "it is missing".to_string() })
     }
 
+    /// Reads part of an object that a manifest names: its absence is damage.
     pub async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
-        self.inner.get_range(&self.path(key), range).await.map_err(self.error("read a range of", key))
+        match self.inner.get_range(&self.path(key), range).await {
+            Err(object_store::Error::NotFound { .. }) => Err(Error::Damaged { key: self.url_of(key), problem: "it is missing".to_string() }),
+            read => read.map_err(self.error("read a range of", key)),
+        }
     }
 
     /// Writes an object, replacing what was there. Only for attempt-scoped or derived objects.
@@ -126,7 +135,11 @@ impl Store {
         let copied = tokio::io::copy(&mut reader, &mut upload).await;
         let finished = match copied {
             Ok(_) => tokio::io::AsyncWriteExt::shutdown(&mut upload).await,
-            Err(e) => Err(e),
+            Err(e) => {
+                // Parts that were uploaded cost money until they are given up; the first error is what matters.
+                let _ = upload.abort().await;
+                Err(e)
+            }
         };
         finished.map_err(|e| self.error("upload", key)(object_store::Error::Generic { store: "upload", source: e.into() }))
     }

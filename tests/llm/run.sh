@@ -9,5 +9,6 @@ venv="$1"
 
 cd "$here/../.."
 # The tests are built before the server starts, so that a slow build keeps no server waiting.
-cargo test --package ip2p-worker --test openai_real --test local --no-run
-"$venv/bin/python" "$here/serve.py" cargo test --package ip2p-worker --test openai_real --test local -- --nocapture --test-threads 1
+# With the whole workspace, because a selection of packages would be built with other features once more.
+cargo test --workspace --test openai_real --test local --no-run
+"$venv/bin/python" "$here/serve.py" cargo test --workspace --test openai_real --test local -- --nocapture --test-threads 1

@@ -1,0 +1,78 @@
+//! Wrong input of every kind: one clear message, the right exit status, and nothing written.
+//! (The messages of `pipeline.yaml` itself are tested, whole, in `pipeline::spec`.)
+
+use ip2p_tests::{Pipeline, small_pipeline};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ip2p-under-test");
+
+/// Runs with `arguments`; returns exit status and messages.
+fn refused(pipeline: &Pipeline, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = pipeline.call(arguments);
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[track_caller]
+fn expect(pipeline: &Pipeline, arguments: &[&str], parts: &[&str]) {
+    let (code, message) = refused(pipeline, arguments);
+    assert_eq!(code, Some(2), "{message}");
+    for part in parts {
+        assert!(message.contains(part), "`{part}` is not in: {message}");
+    }
+    assert!(!message.contains("panicked"), "{message}");
+}
+
+#[test]
+fn a_wrong_command_line() {
+    let pipeline = Pipeline::new(PROGRAM);
+    expect(&pipeline, &["rum", "pipeline.yaml"], &["rum"]);
+    expect(&pipeline, &["run"], &["PIPELINE"]);
+    expect(&pipeline, &["run", "missing.yaml"], &["missing.yaml"]);
+    expect(&pipeline, &["run", "pipeline.yaml", "--set", "stages.pairs.step=3"], &["stages.pairs.step", "steps"]);
+    expect(&pipeline, &["gc", "pipeline.yaml", "--grace", "soon"], &["--grace", "24h"]);
+    expect(&pipeline, &["status", "file://./out/small", "--set", "seed=1"], &["--set"]);
+    assert!(pipeline.objects().is_empty());
+}
+
+#[test]
+fn a_run_that_does_not_exist() {
+    let pipeline = Pipeline::new(PROGRAM);
+    for command in ["status", "audit", "gc"] {
+        expect(&pipeline, &[command, "pipeline.yaml"], &["no run at"]);
+    }
+    expect(&pipeline, &["explain", "pipeline.yaml", "abc"], &["no run at"]);
+}
+
+#[test]
+fn every_error_of_a_pipeline_file_in_one_go() {
+    let pipeline = Pipeline::new(PROGRAM);
+    pipeline.write("pipeline.yaml", &small_pipeline().replace("samples: 3", "sample: 3").replace("seed: 7", "seed: many"));
+    expect(&pipeline, &["run", "pipeline.yaml"], &["pipeline.yaml:3:", "seed", "stages.pairs.sample", "did you mean `samples`"]);
+    assert!(pipeline.objects().is_empty());
+}
+
+#[test]
+fn a_broken_corpus_names_file_and_line() {
+    let pipeline = Pipeline::new(PROGRAM);
+    pipeline.write("captions.jsonl", "{\"caption\": \"a red circle\"}\n{\"caption\": \n");
+    expect(&pipeline, &["run", "pipeline.yaml"], &["captions.jsonl", "2"]);
+    pipeline.write("captions.jsonl", "{\"title\": \"a red circle\"}\n");
+    expect(&pipeline, &["run", "pipeline.yaml"], &["caption"]);
+    pipeline.write("captions.jsonl", "");
+    expect(&pipeline, &["run", "pipeline.yaml"], &["captions.jsonl"]);
+}
+
+#[test]
+fn a_model_that_is_not_one_stops_the_run_with_its_file() {
+    let pipeline = Pipeline::new(PROGRAM);
+    std::fs::create_dir_all(pipeline.path().join("broken")).unwrap();
+    pipeline.write("broken/config.json", "{}");
+    expect(&pipeline, &["run", "pipeline.yaml", "--set", "models.clip=broken"], &["broken"]);
+}
+
+#[test]
+fn a_pair_that_does_not_exist() {
+    let pipeline = Pipeline::new(PROGRAM);
+    pipeline.run_expecting(0, &["corpus.limit=1", "stages.pairs.steps=2"]);
+    expect(&pipeline, &["explain", "pipeline.yaml", "ffffffffffff"], &["ffffffffffff"]);
+    expect(&pipeline, &["explain", "pipeline.yaml", "what?"], &["what?"]);
+}
