@@ -28,7 +28,11 @@ pub fn of_reference(reference: &str) -> Result<Fingerprint> {
 /// Names below the folder and contents, in the order of names.
 fn of_path(path: &Path) -> Result<Fingerprint> {
     let mut files = Vec::new();
-    if path.is_dir() { collect(path, &mut files)? } else { files.push(path.to_path_buf()) }
+    if path.is_dir() {
+        collect(path, &mut files)?
+    } else {
+        files.push(path.to_path_buf())
+    }
     files.sort();
     let mut parts = vec!["model content".to_string()];
     for file in files {

@@ -27,7 +27,9 @@ pub enum Created {
 
 /// Settings of the clouds' own environment variables; nothing else of the environment reaches a store.
 fn credentials() -> impl Iterator<Item = (String, String)> {
-    let text = |(key, value): (std::ffi::OsString, std::ffi::OsString)| Some((key.into_string().ok()?.to_ascii_lowercase(), value.into_string().ok()?));
+    let text = |(key, value): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((key.into_string().ok()?.to_ascii_lowercase(), value.into_string().ok()?))
+    };
     std::env::vars_os().filter_map(text).filter(|(key, _)| ["aws_", "google_", "azure_"].iter().any(|cloud| key.starts_with(cloud)))
 }
 
@@ -117,7 +119,9 @@ impl Store {
     /// Reads part of an object that a manifest names: its absence is damage.
     pub async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
         match self.inner.get_range(&self.path(key), range).await {
-            Err(object_store::Error::NotFound { .. }) => Err(Error::Damaged { key: self.url_of(key), problem: "it is missing".to_string() }),
+            Err(object_store::Error::NotFound { .. }) => {
+                Err(Error::Damaged { key: self.url_of(key), problem: "it is missing".to_string() })
+            }
             read => read.map_err(self.error("read a range of", key)),
         }
     }

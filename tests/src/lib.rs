@@ -114,18 +114,19 @@ impl Pipeline {
         names
     }
 
-    /// Hashes of every file of the final dataset, by path within it.
+    /// Hashes of every file of the dataset that the last complete run made, by path within it.
     pub fn dataset(&self) -> BTreeMap<String, String> {
-        let shards = self.path().join("out/small/shards");
+        let summary = std::fs::read_to_string(self.path().join("out/small/summary.json")).expect("the summary of a complete run");
+        let summary: serde_json::Value = serde_json::from_str(&summary).expect("a summary in JSON");
+        let root = PathBuf::from(summary["dataset"].as_str().expect("the dataset's place"));
         let mut files = Vec::new();
-        collect(&shards, &mut files);
-        let in_dataset = |file: &PathBuf| {
-            let text = file.display().to_string();
-            let (_, path) = text.split_once("/dataset/")?;
-            let bytes = std::fs::read(file).ok()?;
-            Some((path.to_string(), blake3::hash(&bytes).to_hex().to_string()))
+        collect(&root, &mut files);
+        let hashed = |file: PathBuf| {
+            let bytes = std::fs::read(&file).expect("a file of the dataset");
+            let path = file.strip_prefix(&root).expect("a path below the dataset").display().to_string();
+            (path, blake3::hash(&bytes).to_hex().to_string())
         };
-        files.iter().filter_map(in_dataset).collect()
+        files.into_iter().map(hashed).collect()
     }
 }
 

@@ -8,7 +8,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// Starts in a row that may end within [`SHORT_LIFE`] before a slot is given up.
+/// Failures in a row within [`SHORT_LIFE`] of a start before a slot is given up. A process that was killed from
+/// outside did not fail.
 const SHORT_LIVES: u32 = 5;
 const SHORT_LIFE: Duration = Duration::from_secs(20);
 const RESTART_DELAY: Duration = Duration::from_millis(200);
@@ -60,16 +61,16 @@ async fn keep_alive(slot: u32, command: WorkerCommand, observed: mpsc::Sender<Ob
             Ok(child) => supervise(child, &log).await,
             Err(e) => Err(e),
         };
-        let why = match ended {
+        let (failed, why) = match ended {
             Ok(status) if status.success() => return,
-            Ok(status) => format!("its process ended: {status}"),
-            Err(e) => format!("its process could not be run: {e}"),
+            Ok(status) => (status.code().is_some(), format!("its process ended: {status}")),
+            Err(e) => (true, format!("its process could not be run: {e}")),
         };
-        short_lives = if born.elapsed() < SHORT_LIFE { short_lives + 1 } else { 1 };
+        short_lives = if failed && born.elapsed() < SHORT_LIFE { short_lives + 1 } else { 0 };
         if observed.send(Observed::Exited { worker, why }).await.is_err() || short_lives >= SHORT_LIVES {
             return;
         }
-        tokio::time::sleep(RESTART_DELAY * short_lives).await;
+        tokio::time::sleep(RESTART_DELAY * (1 + short_lives)).await;
     }
 }
 
