@@ -35,7 +35,7 @@ fn scheduler() -> Scheduler {
 fn commits(mut scheduler: Scheduler) -> Scheduler {
     let now = Duration::ZERO;
     let mut held: Vec<(String, Assignment)> = Vec::new();
-    let mut keep = |commands: Vec<Command>, held: &mut Vec<(String, Assignment)>| {
+    let keep = |commands: Vec<Command>, held: &mut Vec<(String, Assignment)>| {
         held.extend(commands.into_iter().filter_map(|command| match command {
             Command::Grant { worker, assignment } => Some((worker, assignment)),
             _ => None,

@@ -33,6 +33,8 @@ pub async fn finish(
 ) -> Result<Summary> {
     let summary = Summary::of(plan, corpus, scheduler, *ending == Ending::Complete, wall, store);
     if summary.complete {
+        // Readers take every file of the folder for data.
+        store.remove_staged(&plan.dir(Stage::Shards).dataset_root())?;
         write_card(store, plan, &summary).await?;
         report::write(store, plan, &summary).await?;
         store.put(layout::SUMMARY, commit::encode(&summary)?).await?;

@@ -3,6 +3,8 @@
 //! No machine learning, no network service and no spawned task lives here.
 //! Everything random comes from [`rng`], every object key from [`layout`].
 
+#![deny(clippy::disallowed_methods)]
+
 pub mod commit;
 pub mod completion;
 pub mod corpus;

@@ -6,6 +6,7 @@ use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// An object store and the prefix of one run in it. Cheap to clone.
@@ -14,6 +15,8 @@ pub struct Store {
     inner: Arc<dyn ObjectStore>,
     prefix: Path,
     url: String,
+    /// The folder of `prefix`, in a local store.
+    folder: Option<PathBuf>,
 }
 
 /// What [`Store::create`] found.
@@ -59,19 +62,24 @@ impl Store {
             key: url.to_string(),
             source,
         })?;
-        Ok(Store { inner: Arc::new(inner), prefix: Path::default(), url: url.to_string() })
+        Ok(Store { inner: Arc::new(inner), prefix: Path::default(), url: url.to_string(), folder: Some(absolute) })
     }
 
     fn open_remote(url: &str) -> Result<Self> {
         let open = |source| Error::Store { action: "open", key: url.to_string(), source };
         let parsed = url.parse().map_err(|e| Error::invalid(format!("store `{url}`: {e}")))?;
         let (inner, prefix) = object_store::parse_url_opts(&parsed, credentials()).map_err(open)?;
-        Ok(Store { inner: Arc::from(inner), prefix, url: url.to_string() })
+        Ok(Store { inner: Arc::from(inner), prefix, url: url.to_string(), folder: None })
     }
 
     /// A store in memory, for tests.
     pub fn memory() -> Self {
-        Store { inner: Arc::new(object_store::memory::InMemory::new()), prefix: Path::default(), url: "memory:///".to_string() }
+        Store {
+            inner: Arc::new(object_store::memory::InMemory::new()),
+            prefix: Path::default(),
+            url: "memory:///".to_string(),
+            folder: None,
+        }
     }
 
     /// The same store below `name`.
@@ -80,6 +88,7 @@ impl Store {
             inner: self.inner.clone(),
             prefix: self.prefix.clone().join(name),
             url: format!("{}/{name}", self.url.trim_end_matches('/')),
+            folder: self.folder.as_ref().map(|folder| folder.join(name)),
         }
     }
 
@@ -173,6 +182,15 @@ impl Store {
         Ok(keys)
     }
 
+    /// Removes what killed writers left half-written below `prefix` of a local store; other stores show no such files.
+    ///
+    /// object_store writes to `name#1` beside `name` and renames at the end. A writer that is still alive fails
+    /// and tries again.
+    pub fn remove_staged(&self, prefix: &str) -> Result<()> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        remove_staged_in(&folder.join(prefix))
+    }
+
     pub async fn delete(&self, key: &str) -> Result<()> {
         self.inner.delete(&self.path(key)).await.map_err(self.error("delete", key))
     }
@@ -180,5 +198,41 @@ impl Store {
     /// The underlying store and full path of a key, for streaming readers and writers.
     pub fn raw(&self, key: &str) -> (Arc<dyn ObjectStore>, Path) {
         (self.inner.clone(), self.path(key))
+    }
+}
+
+fn remove_staged_in(folder: &std::path::Path) -> Result<()> {
+    let file = |source| Error::File { path: folder.display().to_string(), source };
+    let entries = match std::fs::read_dir(folder) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(file)?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(file)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let staged = name.rsplit_once('#').is_some_and(|(_, n)| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+        if entry.file_type().map_err(file)?.is_dir() {
+            remove_staged_in(&entry.path())?;
+        } else if staged {
+            std::fs::remove_file(entry.path()).map_err(file)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn half_written_files_of_a_local_store_are_removed_and_whole_ones_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&format!("file://{}", dir.path().display())).unwrap().child("run");
+        store.put("a/b/train.tar", Bytes::from_static(b"whole")).await.unwrap();
+        std::fs::write(dir.path().join("run/a/b/train.tar#1"), "half").unwrap();
+        store.remove_staged("a").unwrap();
+        assert!(!dir.path().join("run/a/b/train.tar#1").exists());
+        assert_eq!(store.require("a/b/train.tar").await.unwrap(), Bytes::from_static(b"whole"));
+        store.remove_staged("nothing/here").unwrap();
     }
 }

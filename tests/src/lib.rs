@@ -118,7 +118,8 @@ impl Pipeline {
     pub fn dataset(&self) -> BTreeMap<String, String> {
         let summary = std::fs::read_to_string(self.path().join("out/small/summary.json")).expect("the summary of a complete run");
         let summary: serde_json::Value = serde_json::from_str(&summary).expect("a summary in JSON");
-        let root = PathBuf::from(summary["dataset"].as_str().expect("the dataset's place"));
+        let place = summary["dataset"].as_str().expect("the dataset's place");
+        let root = self.path().join(place.trim_start_matches("file://"));
         let mut files = Vec::new();
         collect(&root, &mut files);
         let hashed = |file: PathBuf| {
@@ -126,6 +127,7 @@ impl Pipeline {
             let path = file.strip_prefix(&root).expect("a path below the dataset").display().to_string();
             (path, blake3::hash(&bytes).to_hex().to_string())
         };
+        assert!(!files.is_empty(), "no dataset at {}", root.display());
         files.into_iter().map(hashed).collect()
     }
 }

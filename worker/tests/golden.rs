@@ -4,6 +4,8 @@
 //! works, since every case is driven by its own configuration files and tensor shapes. A case whose folder is absent is
 //! skipped by name. Tolerances are those that the reference's README recommends for fp32 on a CPU.
 
+#![expect(clippy::print_stdout, reason = "measured differences are for whoever runs these with --nocapture")]
+
 #[path = "golden/support.rs"]
 mod support;
 

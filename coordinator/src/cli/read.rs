@@ -88,7 +88,6 @@ async fn draw_again(_plan: &Plan, _explanation: &Explanation, _folder: &Path) ->
 pub(super) async fn gc(run: RunRef, dry_run: bool, unused_folders: bool, grace: &str) -> Result<(), Exit> {
     let grace = humantime::parse_duration(grace).map_err(|e| Exit::bad_input(format!("--grace {grace}: {e}; write for example 24h")))?;
     let (store, _) = run.open()?;
-    #[expect(clippy::disallowed_methods, reason = "gc compares with the times that the store reports")]
     let now = SystemTime::now();
     print!("{}", gc::gc(&store, gc::Options { grace, dry_run, unused_folders }, now).await?);
     Ok(())

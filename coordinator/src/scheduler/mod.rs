@@ -4,6 +4,8 @@
 //! The store is the truth: a partition is committed when its manifest exists, whoever made it. What is
 //! kept here can be lost at any moment and rebuilt by listing manifests.
 
+#![deny(clippy::disallowed_methods)]
+
 mod partition;
 mod stage;
 #[cfg(test)]

@@ -64,9 +64,9 @@ impl Work for FilterWork {
         let samples = self.env.plan.spec.stages.pairs.samples as usize;
         let scored = self.candidates[start as usize * samples..][..samples].to_vec();
         let judged = if self.env.plan.spec.stages.pairs.fuse {
-            self.from_scores(triplet, scored).await?
+            self.judge_scores(triplet, scored).await?
         } else {
-            self.from_latents(start, triplet, scored).await?
+            self.judge_latents(start, triplet, scored).await?
         };
         let kept = judged.iter().filter(|j| j.row.verdict == Verdict::Kept).count();
         control.made(samples as u64, kept as u64);
@@ -108,7 +108,7 @@ fn count(counts: &mut Counts, verdict: &Verdict) {
 
 impl FilterWork {
     /// The usual way: judge the stored scores, and draw only what is kept and lacks its images.
-    async fn from_scores(&self, triplet: Triplet, scored: Vec<ScoredCandidate>) -> Result<Vec<Judged>> {
+    async fn judge_scores(&self, triplet: Triplet, scored: Vec<ScoredCandidate>) -> Result<Vec<Judged>> {
         let verdicts = selection::judge(&scored, &self.env.plan.spec.stages.filter);
         let lacks =
             |(c, verdict): (&ScoredCandidate, &Verdict)| (*verdict == Verdict::Kept && c.images.is_none()).then_some(c.candidate.sample);
@@ -126,9 +126,9 @@ impl FilterWork {
     }
 
     /// The unfused way: decode and score the stored latents first.
-    async fn from_latents(&self, start: u64, triplet: Triplet, scored: Vec<ScoredCandidate>) -> Result<Vec<Judged>> {
+    async fn judge_latents(&self, start: u64, triplet: Triplet, scored: Vec<ScoredCandidate>) -> Result<Vec<Judged>> {
         if scored.iter().any(|candidate| candidate.error.is_some()) {
-            return self.from_scores(triplet, scored).await;
+            return self.judge_scores(triplet, scored).await;
         }
         let stored = self.latents_of(start, &scored).await?;
         let (plan, job) = (self.env.plan.clone(), triplet.clone());

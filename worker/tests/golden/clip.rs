@@ -111,9 +111,9 @@ fn golden_clip_features_and_similarities() {
 }
 
 fn similarities(clip: &Clip, reference: &Reference, captions: &[Vec<String>; 2]) {
-    for row in 0..captions[0].len() {
+    for (row, (before, after)) in captions[0].iter().zip(&captions[1]).enumerate() {
         let image = |name: &str| reference.get(name).narrow(0, row, 1).unwrap();
-        let pair = clip.text_pair(&captions[0][row], &captions[1][row]).unwrap();
+        let pair = clip.text_pair(before, after).unwrap();
         let scores = clip.quartet(&image("image_0"), &image("image_1"), &pair).unwrap()[0];
         for (name, found, tolerance) in [
             ("sim_0", scores.clip_sim_0, 1e-5),
