@@ -5,7 +5,7 @@ use crate::text::{count, printable};
 use futures::{StreamExt, TryStreamExt};
 use ip2p_pipeline::ids::Fingerprint;
 use ip2p_pipeline::layout::{self, Stage};
-use ip2p_pipeline::manifest::{ChunkManifest, PartitionManifest};
+use ip2p_pipeline::manifest::{ChunkManifest, PartitionManifest, role};
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::records::{IndexRow, RejectReason, ScoredCandidate, Triplet, Verdict};
 use ip2p_pipeline::store::Store;
@@ -110,7 +110,7 @@ async fn matches_in(store: &Store, manifest: PartitionManifest, wanted: &str) ->
     let fits = |row: &IndexRow| row.pair.to_string().starts_with(wanted) || Some(row.candidate.seed) == seed;
     let mut found = Vec::new();
     for chunk in &manifest.chunks {
-        let rows: Vec<IndexRow> = rows(store, chunk, "selection").await?;
+        let rows: Vec<IndexRow> = rows(store, chunk, role::SELECTION).await?;
         let rows = rows.into_iter().filter(|row| fits(row));
         found.extend(rows.map(|row| Found { row, partition: manifest.partition, chunk: chunk.clone() }));
     }
@@ -131,13 +131,13 @@ async fn origins(store: &Store, plan: &Plan, partition: u32, row: &IndexRow) -> 
     let triplet = row.candidate.triplet;
     let mut made = Vec::new();
     for chunk in chunks(store, plan, Stage::Prompts, partition).await? {
-        let rows: Vec<Triplet> = rows(store, &chunk, "triplets").await?;
+        let rows: Vec<Triplet> = rows(store, &chunk, role::TRIPLETS).await?;
         if rows.iter().any(|row| row.id == triplet) {
             made.push(Made::of(&chunk, None));
         }
     }
     for chunk in chunks(store, plan, Stage::Pairs, partition).await? {
-        let rows: Vec<ScoredCandidate> = rows(store, &chunk, "candidates").await?;
+        let rows: Vec<ScoredCandidate> = rows(store, &chunk, role::CANDIDATES).await?;
         if rows.iter().any(|found| found.candidate.triplet == triplet) {
             made.push(Made::of(&chunk, None));
         }
@@ -271,7 +271,7 @@ mod tests {
 
     async fn rows_of(fixture: &Fixture, partition: u32) -> Vec<IndexRow> {
         let manifest = fixture.manifest(Stage::Filter, partition).await;
-        rows(&fixture.store, &manifest.chunks[0], "selection").await.unwrap()
+        rows(&fixture.store, &manifest.chunks[0], role::SELECTION).await.unwrap()
     }
 
     #[tokio::test]

@@ -1,10 +1,11 @@
 //! What became of the records of each stage: from a scheduler that has just run, or from the store.
 
 use crate::prepare;
-use crate::scheduler::{Recovered, SHARDS_FIGURE, Scheduler, StageState};
+use crate::scheduler::{Recovered, Scheduler, StageState};
 use ip2p_pipeline::Result;
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::Counts;
+use ip2p_pipeline::manifest::SHARDS_FIGURE;
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::store::Store;
 use serde::{Deserialize, Serialize};

@@ -124,3 +124,26 @@ impl PartitionManifest {
         self.chunks.iter().flat_map(|chunk| &chunk.objects).filter(move |object| object.role == role)
     }
 }
+
+/// The figure of the index manifest that says how many partitions the `shards` stage has.
+pub const SHARDS_FIGURE: &str = "shards";
+
+/// What data objects hold: their roles in manifests.
+pub mod role {
+    pub const TRIPLETS: &str = "triplets";
+    pub const REJECTED: &str = "rejected";
+    pub const QUARANTINE: &str = "quarantine";
+    pub const CANDIDATES: &str = "candidates";
+    /// Encoded images in a tar file.
+    pub const IMAGES: &str = "images";
+    /// Final latents in a safetensors file: the unfused form of candidates.
+    pub const LATENTS: &str = "latents";
+    /// Candidates with their verdicts.
+    pub const SELECTION: &str = "selection";
+    /// Every verdict of the run.
+    pub const INDEX: &str = "index";
+    /// The rows of the index that were kept.
+    pub const KEPT: &str = "kept";
+    /// A file of the dataset.
+    pub const SHARD: &str = "shard";
+}

@@ -2,11 +2,11 @@
 
 use super::inspect::{Inspector, Present};
 use super::{PARALLEL, Tally};
-use crate::scheduler::SHARDS_FIGURE;
 use futures::{StreamExt, TryStreamExt};
 use ip2p_pipeline::Result;
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::{DataObject, PartitionManifest};
+use ip2p_pipeline::manifest::{SHARDS_FIGURE, role};
 use ip2p_pipeline::spec::ShardFormat;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use std::collections::BTreeMap;
@@ -51,12 +51,12 @@ fn figure(manifest: &PartitionManifest, name: &str) -> f64 {
 async fn index_tables(all: &mut Inspector<'_>, index: &PartitionManifest, key: &str) -> Result<Option<(Tally, Tally)>> {
     let mut tallies = Vec::new();
     for chunk in &index.chunks {
-        all.check_objects(chunk, &["index", "kept"]).await?;
+        all.check_objects(chunk, &[role::INDEX, role::KEPT]).await?;
     }
     if all.quick {
         return Ok(None);
     }
-    for role in ["index", "kept"] {
+    for role in [role::INDEX, role::KEPT] {
         match index.objects(role).next() {
             Some(object) => tallies.extend(all.tally(object).await?),
             None => all.report(Stage::Index, Some(0), Some(key), format!("it names no object `{role}`")),
@@ -118,11 +118,11 @@ async fn check_shard(mut all: Inspector<'_>, partition: u32) -> Result<(Inspecto
     let Some(manifest) = all.manifest(Stage::Shards, partition, false).await? else { return Ok((all, None)) };
     let mut shard = Shard { written: manifest.counts().output, samples: Samples::new() };
     for chunk in &manifest.chunks {
-        all.check_objects(chunk, &["shard"]).await?;
+        all.check_objects(chunk, &[role::SHARD]).await?;
         if all.quick {
             continue;
         }
-        for object in chunk.objects.iter().filter(|object| object.role == "shard") {
+        for object in chunk.objects.iter().filter(|object| object.role == role::SHARD) {
             let Some(file) = all.file(partition, object).await? else { continue };
             let Some((format, samples)) = samples_in(&all, object, file) else { continue };
             match samples {

@@ -5,7 +5,7 @@ use super::inspect::{Inspector, Present};
 use ip2p_pipeline::Result;
 use ip2p_pipeline::ids::TripletId;
 use ip2p_pipeline::layout::Stage;
-use ip2p_pipeline::manifest::{ChunkManifest, Counts, PartitionManifest};
+use ip2p_pipeline::manifest::{ChunkManifest, Counts, PartitionManifest, role};
 use ip2p_pipeline::records::{Candidate, ImageRef, IndexRow, RejectedCompletion, ScoredCandidate, Scores, Triplet, Verdict};
 use ip2p_pipeline::selection;
 use ip2p_pipeline::spec::PromptBackend;
@@ -81,14 +81,14 @@ impl Check<'_> {
         self.equal(Stage::Prompts, "completions accounted for", manifest.counts().expected, manifest.records * per_caption);
         let mut all = Some(Vec::new());
         for chunk in &manifest.chunks {
-            self.inspector.check_objects(chunk, &["triplets", "rejected"]).await?;
-            let rejected = self.inspector.table::<RejectedCompletion>(chunk, "rejected").await?;
+            self.inspector.check_objects(chunk, &[role::TRIPLETS, role::REJECTED]).await?;
+            let rejected = self.inspector.table::<RejectedCompletion>(chunk, role::REJECTED).await?;
             if let Some(rejected) = rejected {
-                self.equal(Stage::Prompts, &rows_of(chunk, "rejected"), rejected.len() as u64, chunk.counts.rejected_total());
+                self.equal(Stage::Prompts, &rows_of(chunk, role::REJECTED), rejected.len() as u64, chunk.counts.rejected_total());
             }
-            let triplets = self.inspector.table::<Triplet>(chunk, "triplets").await?;
+            let triplets = self.inspector.table::<Triplet>(chunk, role::TRIPLETS).await?;
             if let Some(triplets) = &triplets {
-                self.equal(Stage::Prompts, &rows_of(chunk, "triplets"), triplets.len() as u64, chunk.counts.output);
+                self.equal(Stage::Prompts, &rows_of(chunk, role::TRIPLETS), triplets.len() as u64, chunk.counts.output);
                 self.triplet_ids(triplets);
             }
             all = all.zip(triplets).map(|(mut all, mut triplets)| {
@@ -119,11 +119,11 @@ impl Check<'_> {
     async fn pairs(&mut self, manifest: &PartitionManifest, triplets: Option<&[Triplet]>) -> Result<Option<Vec<ScoredCandidate>>> {
         let mut all = Some(Vec::new());
         for chunk in &manifest.chunks {
-            self.inspector.check_objects(chunk, &["candidates"]).await?;
-            let candidates = self.inspector.table::<ScoredCandidate>(chunk, "candidates").await?;
+            self.inspector.check_objects(chunk, &[role::CANDIDATES]).await?;
+            let candidates = self.inspector.table::<ScoredCandidate>(chunk, role::CANDIDATES).await?;
             if let Some(candidates) = &candidates {
                 let failed = candidates.iter().filter(|candidate| candidate.error.is_some()).count() as u64;
-                self.equal(Stage::Pairs, &rows_of(chunk, "candidates"), candidates.len() as u64, chunk.counts.expected);
+                self.equal(Stage::Pairs, &rows_of(chunk, role::CANDIDATES), candidates.len() as u64, chunk.counts.expected);
                 self.equal(Stage::Pairs, &rows_of(chunk, "candidates with an error"), failed, chunk.counts.quarantined);
                 if let Some(triplets) = triplets {
                     self.draws(triplets.get(chunk.start as usize..chunk.end as usize).unwrap_or_default(), candidates);
@@ -164,8 +164,8 @@ impl Check<'_> {
     ) -> Result<()> {
         let samples = self.inspector.plan.spec.stages.pairs.samples as usize;
         for chunk in &manifest.chunks {
-            self.inspector.check_objects(chunk, &["selection"]).await?;
-            let Some(rows) = self.inspector.table::<IndexRow>(chunk, "selection").await? else { continue };
+            self.inspector.check_objects(chunk, &[role::SELECTION]).await?;
+            let Some(rows) = self.inspector.table::<IndexRow>(chunk, role::SELECTION).await? else { continue };
             rows.iter().for_each(|row| self.verdicts.add(row.pair, &row.verdict));
             self.counts(chunk, &rows);
             self.images(&rows, images);

@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt};
 use image::codecs::jpeg::JpegEncoder;
 use ip2p_pipeline::ids::PairId;
 use ip2p_pipeline::layout::Stage;
-use ip2p_pipeline::manifest::PartitionManifest;
+use ip2p_pipeline::manifest::{PartitionManifest, role};
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::records::{ImageRef, IndexRow, RejectReason, Verdict};
 use ip2p_pipeline::store::Store;
@@ -93,7 +93,7 @@ impl ReportData {
     pub async fn load(store: &Store, plan: &Plan, summary: &Summary) -> Result<Self> {
         let key = plan.dir(Stage::Index).manifest(0);
         let manifest: Option<PartitionManifest> = commit::read(store, &key).await?;
-        let index = manifest.as_ref().and_then(|manifest| manifest.objects("index").next());
+        let index = manifest.as_ref().and_then(|manifest| manifest.objects(role::INDEX).next());
         let index = index.ok_or_else(|| Error::invalid(format!("{} names no index: finish the run first", store.url_of(&key))))?;
         let samples = fetch::visit_index(store, index, Samples::new(), Samples::add).await?;
 

@@ -12,7 +12,7 @@ mod stage;
 mod tests;
 
 use ip2p_pipeline::layout::Stage;
-use ip2p_pipeline::manifest::Counts;
+use ip2p_pipeline::manifest::{Counts, SHARDS_FIGURE};
 use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Progress};
 pub use partition::{Lease, PartitionState, Tries};
 pub use stage::{Recovered, StageState};
@@ -415,9 +415,6 @@ impl Scheduler {
         }
     }
 }
-
-/// The figure of the index manifest that says how many partitions the `shards` stage has.
-pub const SHARDS_FIGURE: &str = "shards";
 
 /// Position of a stage in [`Stage::RUN`].
 fn stage_number(stage: Stage) -> usize {

@@ -7,7 +7,6 @@
 mod cache;
 mod client;
 mod error;
-mod fingerprint;
 mod reference;
 mod repository;
 mod selection;
@@ -15,7 +14,6 @@ mod store;
 
 pub use cache::Cache;
 pub use error::{Error, Result};
-pub use fingerprint::fingerprint;
 
 use reference::Reference;
 use repository::Hub;

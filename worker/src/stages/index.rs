@@ -7,16 +7,13 @@ use crate::run_partition::{ChunkData, ChunkPlace};
 use async_trait::async_trait;
 use ip2p_pipeline::commit;
 use ip2p_pipeline::layout::Stage;
-use ip2p_pipeline::manifest::Counts;
+use ip2p_pipeline::manifest::{Counts, SHARDS_FIGURE};
 use ip2p_pipeline::records::{IndexRow, Verdict};
 use ip2p_pipeline::shard_plan::{KeptPair, ShardPlan};
 use ip2p_pipeline::tables::{TableReader, TableWriter};
 use ip2p_pipeline::task::Cause;
 use serde_json::json;
 use std::sync::Arc;
-
-/// The figure that says how many partitions `shards` has.
-pub const SHARDS_FIGURE: &str = "shards";
 
 /// Key of the lineage in the metadata of the index.
 const LINEAGE_KEY: &str = "ip2p.lineage";

@@ -16,14 +16,12 @@ use crate::run_partition::{ChunkData, ChunkPlace};
 use async_trait::async_trait;
 use ip2p_pipeline::commit;
 use ip2p_pipeline::layout::Stage;
-use ip2p_pipeline::manifest::PartitionManifest;
+use ip2p_pipeline::manifest::{PartitionManifest, role};
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::store::Store;
 use ip2p_pipeline::tables::Table;
 use ip2p_pipeline::task::{Assignment, Cause};
 use std::sync::Arc;
-
-pub use index::SHARDS_FIGURE;
 
 /// What every stage works with.
 #[derive(Clone)]
@@ -74,18 +72,4 @@ async fn rows<T: Table>(env: &Env, manifest: &PartitionManifest, role: &str) -> 
         all.append(&mut T::decode(&env.store.url_of(&object.key), bytes).map_err(domain)?);
     }
     Ok(all)
-}
-
-/// Roles of data objects in manifests.
-mod role {
-    pub const TRIPLETS: &str = "triplets";
-    pub const REJECTED: &str = "rejected";
-    pub const QUARANTINE: &str = "quarantine";
-    pub const CANDIDATES: &str = "candidates";
-    pub const IMAGES: &str = "images";
-    pub const LATENTS: &str = "latents";
-    pub const SELECTION: &str = "selection";
-    pub const INDEX: &str = "index";
-    pub const KEPT: &str = "kept";
-    pub const SHARD: &str = "shard";
 }
