@@ -63,6 +63,7 @@ pub struct Drawer<'m> {
 impl<'m> Drawer<'m> {
     pub fn new(models: &'m mut Models, spec: &'m Spec, triplet: &Triplet) -> Result<Self> {
         let (diffusion, clip) = models.for_pairs()?;
+        warn_if_cut(diffusion, triplet)?;
         let encode = |text: &str| diffusion.text.encode(&[text]).map_err(model);
         let (before, after) = (encode(&triplet.caption)?, encode(&triplet.output)?);
         let texts = Texts::new(&diffusion.unet, &diffusion.empty, &before, &after).map_err(model)?;
@@ -123,6 +124,17 @@ impl<'m> Drawer<'m> {
         let joined = Tensor::stack(latents, 0).and_then(|all| all.to_device(self.diffusion.unet.device()));
         joined.map_err(|e| model(e.into()))
     }
+}
+
+/// The models see only the first tokens of a text; what a caption says behind them is lost without a trace.
+fn warn_if_cut(diffusion: &Diffusion, triplet: &Triplet) -> Result<()> {
+    for text in [&triplet.caption, &triplet.output] {
+        let (tokens, seen) = (diffusion.text.count(text).map_err(model)?, diffusion.text.length());
+        if tokens > seen {
+            tracing::warn!(triplet = %triplet.id, "a caption has {tokens} tokens, the models see the first {seen}: {text}");
+        }
+    }
+    Ok(())
 }
 
 /// Draws one candidate of a finished run again, bit for bit, as encoded images before and after.

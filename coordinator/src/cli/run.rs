@@ -10,6 +10,7 @@ use crate::progress::Progress;
 use crate::scheduler::{Ending, Policy, Scheduler, Stop};
 use crate::summary::Summary;
 use crate::term::Term;
+use ip2p_pipeline::manifest::Counts;
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::spec::{Launcher, Spec};
 use std::io::IsTerminal;
@@ -28,6 +29,7 @@ pub(super) async fn run(args: RunArgs, log: LogArgs) -> Result<(), Exit> {
     let progress = Progress::start(display, std::io::stderr().is_terminal() && !args.no_progress);
     crate::logging::init(log.verbose, log.log_json, progress.writer());
     let spec = args.pipeline.load()?;
+    let max_quarantined = spec.run.max_quarantined;
     let result = run_spec(spec, &log, view, &progress, started).await;
     progress.finish();
     let (summary, ending) = result?;
@@ -35,14 +37,14 @@ pub(super) async fn run(args: RunArgs, log: LogArgs) -> Result<(), Exit> {
     {
         print!("{summary}");
     }
-    verdict(&args, ending)
+    verdict(&args, max_quarantined, &summary, ending)
 }
 
 /// The exit status that an ending deserves.
-fn verdict(args: &RunArgs, ending: Ending) -> Result<(), Exit> {
+fn verdict(args: &RunArgs, max_quarantined: f64, summary: &Summary, ending: Ending) -> Result<(), Exit> {
     let again = format!("Run `ip2p-coordinator run {}` to go on", args.pipeline.pipeline.display());
     match ending {
-        Ending::Complete => Ok(()),
+        Ending::Complete => within_limit(max_quarantined, summary),
         Ending::Stopped(stop @ Stop::BadInput(_)) => Err(Exit::bad_input(stop.to_string())),
         Ending::Stopped(stop @ Stop::TooManyQuarantined { .. }) => Err(Exit {
             code: Exit::TOO_MANY_QUARANTINED,
@@ -55,6 +57,22 @@ fn verdict(args: &RunArgs, ending: Ending) -> Result<(), Exit> {
             let list: Vec<String> = failed.iter().take(5).map(|(stage, p, why)| format!("  {stage} partition {p}: {why}")).collect();
             Err(Exit::resumable(format!("{} partitions failed too often:\n{}\n{again}", failed.len(), list.join("\n"))))
         }
+    }
+}
+
+/// A small run ends before its share in quarantine can be judged on the way.
+fn within_limit(max_quarantined: f64, summary: &Summary) -> Result<(), Exit> {
+    let over = |counts: &Counts| counts.quarantined as f64 > max_quarantined * counts.expected as f64;
+    match summary.stages.iter().find(|stage| over(&stage.counts)) {
+        None => Ok(()),
+        Some(stage) => Err(Exit {
+            code: Exit::TOO_MANY_QUARANTINED,
+            message: format!(
+                "the run is complete, but {} of {} records of {} are in quarantine, more than run.max_quarantined allows. Their errors are \
+                 in the quarantine objects and the index",
+                stage.counts.quarantined, stage.counts.expected, stage.stage
+            ),
+        }),
     }
 }
 
