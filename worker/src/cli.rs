@@ -55,9 +55,8 @@ pub fn main(args: WorkerArgs) -> ExitCode {
 }
 
 async fn work(args: WorkerArgs) -> Result<Ended, Failure> {
-    let token = std::env::var("IP2P_TOKEN").map_err(|_| {
-        failure(Cause::BadInput, "IP2P_TOKEN is not set: give the worker the token that the coordinator printed at its start")
-    })?;
+    let token = std::env::var("IP2P_TOKEN")
+        .map_err(|_| failure(Cause::BadInput, "IP2P_TOKEN is not set: start the worker with the same IP2P_TOKEN as the coordinator"))?;
     let name = args.name.unwrap_or_else(default_name);
     let (ask_to_leave, leave) = watch::channel(false);
     tokio::spawn(watch_signals(ask_to_leave.clone()));
