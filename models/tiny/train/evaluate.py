@@ -192,7 +192,7 @@ def main():
     print(json.dumps(out, indent=1), f"{time.time() - t:.0f}s", flush=True)
     if a.sheet:
         from PIL import Image
-        n = min(60, a.pairs)
+        n = min(60, a.pairs) // 10 * 10
         im = pix[:n].reshape(-1, 10, 2, 64, 64, 3).transpose(0, 3, 1, 2, 4, 5).reshape(-1, 10 * 128, 3)
         Image.fromarray(im).save(a.sheet)
     if not a.no_sharing:
