@@ -1,6 +1,8 @@
 //! The process harness: writes small pipelines, starts real coordinators with real workers, kills them, and
 //! compares what they leave behind.
 
+pub mod oracle;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
