@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// How often leases are checked and the progress display gets a new picture.
 const TICK: Duration = Duration::from_millis(200);
-/// How often the coordinator looks whether another has taken the run over.
-const TERM_CHECK: Duration = Duration::from_secs(10);
+/// How long late workers are told to leave after the end.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// The running coordinator.
 pub struct Driver {
@@ -19,7 +19,7 @@ pub struct Driver {
     started: Instant,
     requests: mpsc::Receiver<Request>,
     workers: Option<LocalWorkers>,
-    term: Term,
+    taken_over: mpsc::Receiver<u32>,
     view: watch::Sender<View>,
     waiting_leases: HashMap<String, oneshot::Sender<LeaseAnswer>>,
     /// Answers to the request at hand.
@@ -64,7 +64,7 @@ impl Driver {
         scheduler: Scheduler,
         requests: mpsc::Receiver<Request>,
         workers: Option<LocalWorkers>,
-        term: Term,
+        term: &Term,
         view: watch::Sender<View>,
     ) -> Self {
         Driver {
@@ -72,7 +72,7 @@ impl Driver {
             started: Instant::now(),
             requests,
             workers,
-            term,
+            taken_over: term.watch(),
             view,
             waiting_leases: HashMap::new(),
             heartbeat: None,
@@ -81,22 +81,24 @@ impl Driver {
     }
 
     /// Runs until the scheduler announces the end.
+    ///
+    /// Workers that ask for more afterwards are told to leave, until [`FAREWELL`] is over.
     pub async fn run(mut self, mut interrupts: mpsc::Receiver<()>) -> (Ending, Scheduler) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        let mut term_check = tokio::time::interval(TERM_CHECK);
         loop {
             let event = tokio::select! {
                 Some(request) = self.requests.recv() => self.accept(request),
                 observed = observe(&mut self.workers) => self.observed(observed),
                 Some(()) = interrupts.recv() => Some(Event::Drain { why: Stop::Interrupted }),
                 _ = tick.tick() => Some(Event::Tick),
-                _ = term_check.tick() => self.term.lost().await.map(|by| Event::Drain { why: Stop::TakenOver(by) }),
+                Some(by) = self.taken_over.recv() => Some(Event::Drain { why: Stop::TakenOver(by) }),
             };
             let Some(event) = event else { continue };
             let show = matches!(event, Event::Tick);
             if let Some(ending) = self.apply(event) {
                 self.show();
+                tokio::spawn(farewell(self.requests));
                 return (ending, self.scheduler);
             }
             if show {
@@ -116,8 +118,8 @@ impl Driver {
             }
             Request::Lease { worker, reply } => {
                 if !self.scheduler.workers().contains_key(&worker) {
-                    let reason = "this coordinator does not know the worker: register again".to_string();
-                    let _ = reply.send(LeaseAnswer::Leave(reason));
+                    // It may be gone by now; then nobody needs the answer.
+                    let _ = reply.send(LeaseAnswer::Unknown);
                     return None;
                 }
                 self.waiting_leases.insert(worker.clone(), reply);
@@ -202,6 +204,22 @@ impl View {
         });
         View { stages: stages.collect(), workers: workers.collect(), stopping: scheduler.stop_reason().map(ToString::to_string) }
     }
+}
+
+/// Answers those who ask when the run is over.
+async fn farewell(mut requests: mpsc::Receiver<Request>) {
+    let answer_all = async {
+        while let Some(request) = requests.recv().await {
+            // A peer that no longer waits needs no answer.
+            match request {
+                Request::Lease { reply, .. } => drop(reply.send(LeaseAnswer::Leave("the run is over".to_string()))),
+                Request::Heartbeat { reply, .. } => drop(reply.send(HeartbeatAnswer { keep_lease: false, drain: true })),
+                Request::Report { reply, .. } => drop(reply.send(false)),
+                Request::Register { .. } => {}
+            }
+        }
+    };
+    let _ = tokio::time::timeout(FAREWELL, answer_all).await;
 }
 
 async fn observe(workers: &mut Option<LocalWorkers>) -> Observed {

@@ -19,7 +19,10 @@ use std::time::Duration;
 /// The summary of an earlier, complete run of exactly this plan.
 pub async fn finished_summary(store: &Store, plan: &Plan) -> Result<Option<Summary>> {
     let summary: Option<Summary> = commit::read(store, layout::SUMMARY).await?;
-    Ok(summary.filter(|summary| summary.complete && summary.plan == plan.fingerprint()))
+    let summary = summary.filter(|summary| summary.complete && summary.plan == plan.fingerprint());
+    // The card is written last into a dataset: without it there is none to speak of.
+    let there = store.get(&plan.dir(Stage::Shards).dataset(README_PATH)).await?.is_some();
+    Ok(summary.filter(|_| there))
 }
 
 /// Sums up; after a complete run it also writes card, report and summary, the summary last.

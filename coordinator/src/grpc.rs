@@ -25,6 +25,8 @@ pub enum Request {
 pub enum LeaseAnswer {
     Work(Assignment),
     Leave(String),
+    /// The worker was silent for too long, or registered with an earlier coordinator.
+    Unknown,
 }
 
 #[derive(Debug)]
@@ -118,6 +120,7 @@ impl Coordinator for Service {
         let answer = match self.ask(|reply| Request::Lease { worker, reply }).await? {
             LeaseAnswer::Work(assignment) => v1::lease_response::Answer::Assignment(assignment.into()),
             LeaseAnswer::Leave(reason) => v1::lease_response::Answer::Leave(v1::Leave { reason }),
+            LeaseAnswer::Unknown => return Err(Status::not_found("this coordinator does not know the worker: register again")),
         };
         Ok(Response::new(v1::LeaseResponse { answer: Some(answer) }))
     }

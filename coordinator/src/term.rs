@@ -6,6 +6,11 @@
 use ip2p_pipeline::Result;
 use ip2p_pipeline::layout;
 use ip2p_pipeline::store::{Created, Store};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// How often a coordinator looks whether another has taken the run over.
+const CHECK: Duration = Duration::from_secs(10);
 
 /// The right to grant epochs `number << 32 ..`.
 #[derive(Clone, Debug)]
@@ -25,6 +30,25 @@ impl Term {
             number += 1;
         }
         Ok(Term { store: store.clone(), number })
+    }
+
+    /// Sends the newer term once another coordinator has taken the run over; looks every few seconds, apart from
+    /// the driver, which must not wait for the store.
+    pub fn watch(&self) -> mpsc::Receiver<u32> {
+        let (send, receive) = mpsc::channel(1);
+        let term = self.clone();
+        tokio::spawn(async move {
+            let mut interval = tokio::time::interval(CHECK);
+            while !send.is_closed() {
+                interval.tick().await;
+                if let Some(newer) = term.lost().await {
+                    // The driver may have ended by itself.
+                    let _ = send.send(newer).await;
+                    return;
+                }
+            }
+        });
+        receive
     }
 
     /// The newer term, if another coordinator has taken the run over.

@@ -86,9 +86,10 @@ impl Plan {
         self.dirs.iter().copied().find(|dir| dir.stage == stage).unwrap_or(self.corpus_dir)
     }
 
-    /// The run's identity: of the last stage, which contains all others.
+    /// The run's identity: of all its folders, because the last one is the same for fused and unfused drawing.
     pub fn fingerprint(&self) -> Fingerprint {
-        self.dir(Stage::Shards).fingerprint
+        let dirs: Vec<String> = self.dirs.iter().map(StageDir::root).collect();
+        Fingerprint::of(&dirs.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// Key of the object that freezes the partitioning of these prompts.

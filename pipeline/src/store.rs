@@ -62,7 +62,7 @@ impl Store {
             key: url.to_string(),
             source,
         })?;
-        Ok(Store { inner: Arc::new(inner), prefix: Path::default(), url: url.to_string(), folder: Some(absolute) })
+        Ok(Store { inner: Arc::new(inner), prefix: Path::default(), url: format!("file://{}", absolute.display()), folder: Some(absolute) })
     }
 
     fn open_remote(url: &str) -> Result<Self> {

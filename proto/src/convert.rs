@@ -34,6 +34,9 @@ impl TryFrom<v1::Assignment> for Assignment {
 
     fn try_from(a: v1::Assignment) -> Result<Self, ConvertError> {
         let stage: Stage = a.stage.parse().map_err(ConvertError)?;
+        if !Stage::RUN.contains(&stage) {
+            return Err(ConvertError(format!("`{stage}` is not a stage that workers run")));
+        }
         Ok(Assignment { stage, partition: a.partition, epoch: a.epoch })
     }
 }

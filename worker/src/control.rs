@@ -2,10 +2,12 @@
 
 use ip2p_pipeline::task::{Assignment, Progress};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tokio::sync::Notify;
 
 /// Shared between the thread that works and the heartbeat. One per attempt.
 #[derive(Debug, Default)]
 pub struct Control {
+    stop: Notify,
     drain: AtomicBool,
     lost: AtomicBool,
     done: AtomicU64,
@@ -18,6 +20,7 @@ impl Control {
     /// Finish the step at hand, commit, and leave.
     pub fn drain(&self) {
         self.drain.store(true, Ordering::Relaxed);
+        self.stop.notify_one();
     }
 
     pub fn draining(&self) -> bool {
@@ -27,10 +30,18 @@ impl Control {
     /// The lease is gone: whatever is uncommitted is for another worker to do.
     pub fn lose(&self) {
         self.lost.store(true, Ordering::Relaxed);
+        self.stop.notify_one();
     }
 
     pub fn lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when the attempt should end: for steps that wait for others and can be dropped.
+    pub async fn stopped(&self) {
+        while !self.lost() && !self.draining() {
+            self.stop.notified().await;
+        }
     }
 
     pub fn at_record(&self, done: u64, total: u64) {

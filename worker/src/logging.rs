@@ -10,6 +10,10 @@ pub fn init(verbose: u8, json: bool) {
         _ => "info,ip2p_worker=debug,ip2p_coordinator=debug,ip2p_pipeline=debug",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     if json { builder.json().init() } else { builder.init() }
 }

@@ -90,7 +90,11 @@ async fn make_chunk(
     let total = work.records();
     let mut end = place.start;
     while end < total {
-        end = work.step(end, control).await?.clamp(end + 1, total);
+        end = match work.step(end, control).await {
+            // What the earlier steps made is still worth a commit.
+            Err(f) if f.cause == Cause::Preempted && control.draining() && !control.lost() && end > place.start => break,
+            step => step?.clamp(end + 1, total),
+        };
         control.at_record(end, total);
         if control.lost() {
             return Err(failure(Cause::Preempted, "the lease was lost"));

@@ -64,15 +64,8 @@ struct Session {
 
 /// Works for the coordinator until one side ends it.
 pub async fn run(options: SessionOptions, leave: watch::Receiver<bool>) -> Result<Ended> {
-    let mut client = connect(&options).await?;
-    let device_name = Models::describe_device();
-    let request = v1::RegisterRequest {
-        protocol: PROTOCOL,
-        version: env!("CARGO_PKG_VERSION").to_string(),
-        worker: options.name.clone(),
-        device: device_name,
-    };
-    let welcome = client.register(request).await.map_err(|status| refused(&options, status))?.into_inner();
+    let client = connect(&options).await?;
+    let welcome = register(&client, &options).await?;
     let plan: Plan = serde_json::from_str(&welcome.plan_json)
         .map_err(|e| failure(Cause::Bug, format!("the coordinator sent a plan this worker cannot read: {e}")))?;
     let store = Store::open(&welcome.store_url).map_err(crate::failure::domain)?;
@@ -83,8 +76,23 @@ pub async fn run(options: SessionOptions, leave: watch::Receiver<bool>) -> Resul
     Session { client, options, env, lease, leave }.serve().await
 }
 
+async fn register(client: &Client, options: &SessionOptions) -> Result<v1::RegisterResponse> {
+    let request = v1::RegisterRequest {
+        protocol: PROTOCOL,
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        worker: options.name.clone(),
+        device: Models::describe_device(),
+    };
+    Ok(client.clone().register(request).await.map_err(|status| refused(options, status))?.into_inner())
+}
+
 async fn connect(options: &SessionOptions) -> Result<Client> {
-    let bad = |what: &str| failure(Cause::BadInput, format!("{what} `{}` is not valid", options.coordinator));
+    let bad = |what: &str| {
+        failure(Cause::BadInput, format!("{what} `{}` is not valid: write for example http://10.0.0.5:7070", options.coordinator))
+    };
+    if !options.coordinator.contains("://") {
+        return Err(bad("the coordinator's address"));
+    }
     let endpoint = Endpoint::from_shared(options.coordinator.clone())
         .map_err(|_| bad("the coordinator's address"))?
         .connect_timeout(Duration::from_secs(5))
@@ -118,8 +126,17 @@ impl Session {
             let request = v1::LeaseRequest { worker: self.options.name.clone() };
             let mut client = self.client.clone();
             let answer = tokio::select! {
-                answer = client.lease(request) => answer.map_err(|status| refused(&self.options, status))?.into_inner().answer,
+                answer = client.lease(request) => answer,
                 _ = wait_true(&mut self.leave) => return Ok(Ended::Left),
+            };
+            let answer = match answer {
+                Ok(answer) => answer.into_inner().answer,
+                // It was silent for longer than a lease, for example while it fetched models.
+                Err(status) if status.code() == Code::NotFound => {
+                    register(&self.client, &self.options).await?;
+                    continue;
+                }
+                Err(status) => return Err(refused(&self.options, status)),
             };
             match answer {
                 Some(v1::lease_response::Answer::Assignment(wire)) => {

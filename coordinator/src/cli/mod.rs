@@ -37,7 +37,7 @@ enum Command {
     /// The same as run
     Resume(RunArgs),
     /// Show what would run, and what is already done
-    #[command(after_help = "Example:\n  ip2p-coordinator plan configs/sd15.yaml --set pairs.steps=25")]
+    #[command(after_help = "Example:\n  ip2p-coordinator plan configs/sd15.yaml --set stages.pairs.steps=25")]
     Plan(PipelineArgs),
     /// Show how far a run is, from its store alone
     #[command(after_help = "Example:\n  ip2p-coordinator status configs/quickstart.yaml --json")]

@@ -14,12 +14,14 @@ use ip2p_pipeline::manifest::Counts;
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::spec::{Launcher, Spec};
 use std::io::IsTerminal;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Lost or preempted attempts at one partition before it is given up.
 const PREEMPTIONS: u32 = 50;
+/// How long the server waits for its last workers.
+const GOODBYE: Duration = Duration::from_secs(2);
 /// Records to see before the share in quarantine is judged.
 const QUARANTINE_SAMPLE: u64 = 200;
 
@@ -48,7 +50,9 @@ fn verdict(args: &RunArgs, max_quarantined: f64, summary: &Summary, ending: Endi
         Ending::Stopped(stop @ Stop::BadInput(_)) => Err(Exit::bad_input(stop.to_string())),
         Ending::Stopped(stop @ Stop::TooManyQuarantined { .. }) => Err(Exit {
             code: Exit::TOO_MANY_QUARANTINED,
-            message: format!("{stop}. See `status` and the quarantine objects for the errors; mend the cause or raise the limit. {again}"),
+            message: format!(
+                "{stop}. Their errors are in the quarantine objects and the index. Mend the cause; records in quarantine are not tried again by this version, so run it under another name, or raise the limit and go on"
+            ),
         }),
         Ending::Stopped(stop @ (Stop::Interrupted | Stop::NoWorkers(_) | Stop::TakenOver(_))) => {
             Err(Exit::resumable(format!("{stop}. Everything committed is kept. {again}")))
@@ -91,10 +95,12 @@ async fn run_spec(
         .await
         .map_err(|e| Exit::bad_input(format!("run.listen: cannot listen on {}: {e}", plan.spec.run.listen)))?;
     let address = listener.local_addr().map_err(|e| Exit::resumable(e.to_string()))?;
+    let token = token()?;
+    check_launcher(plan.spec.run.launcher)?;
+    // From here on an older coordinator of this run gives way, so nothing that can be refused comes later.
     let term = Term::take(&store).await?;
     let scheduler = Scheduler::new(policy(&plan), term.number, prepare::recover(&store, &plan).await?);
-    let token = token()?;
-    let workers = launch(&plan, log, &format!("http://{address}"), &token, progress)?;
+    let workers = launch(&plan, log, &format!("http://{address}"), &token, progress);
     let welcome = Welcome { plan: plan.clone(), store_url: store.url().to_string(), lease: plan.spec.run.lease };
     let (requests, inbox) = mpsc::channel(1024);
     let (stop_server, stopped) = oneshot::channel::<()>();
@@ -102,11 +108,12 @@ async fn run_spec(
         // Either side of the channel going away ends the server.
         let _ = stopped.await;
     }));
-    let driver = Driver::new(scheduler, inbox, workers, term, view);
+    let driver = Driver::new(scheduler, inbox, workers, &term, view);
     let (ending, scheduler) = driver.run(interrupts(progress)).await;
     drop(stop_server);
-    server.abort();
     let summary = finish::finish(&store, &plan, &corpus, &scheduler, &ending, started.elapsed()).await?;
+    // Connections end by themselves when their workers leave; a worker that hangs is not waited for.
+    let _ = tokio::time::timeout(GOODBYE, server).await;
     Ok((summary, ending))
 }
 
@@ -133,20 +140,24 @@ fn token() -> Result<String, Exit> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn launch(plan: &Plan, log: &LogArgs, url: &str, token: &str, progress: &Progress) -> Result<Option<LocalWorkers>, Exit> {
-    let run = &plan.spec.run;
-    match run.launcher {
-        Launcher::External => {
-            if std::env::var("IP2P_TOKEN").is_err() {
-                return Err(Exit::bad_input(
-                    "run.launcher: external needs IP2P_TOKEN in the environment, the same for coordinator and workers",
-                ));
-            }
-            progress.line(&format!("waiting for workers: IP2P_TOKEN=... ip2p-worker --coordinator {url}"));
-            Ok(None)
+fn check_launcher(launcher: Launcher) -> Result<(), Exit> {
+    match launcher {
+        Launcher::External if std::env::var("IP2P_TOKEN").is_err() => {
+            Err(Exit::bad_input("run.launcher: external needs IP2P_TOKEN in the environment, the same for coordinator and workers"))
         }
         Launcher::Local if !cfg!(feature = "worker") => {
             Err(Exit::bad_input("run.launcher: this program was built without the worker; use `launcher: external`"))
+        }
+        Launcher::External | Launcher::Local => Ok(()),
+    }
+}
+
+fn launch(plan: &Plan, log: &LogArgs, url: &str, token: &str, progress: &Progress) -> Option<LocalWorkers> {
+    let run = &plan.spec.run;
+    match run.launcher {
+        Launcher::External => {
+            progress.line(&format!("waiting for workers: IP2P_TOKEN=... ip2p-worker --coordinator {url}"));
+            None
         }
         Launcher::Local => {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -155,7 +166,7 @@ fn launch(plan: &Plan, log: &LogArgs, url: &str, token: &str, progress: &Progres
             log_arguments.extend(log.log_json.then(|| "--log-json".to_string()));
             let command = WorkerCommand { coordinator_url: url.to_string(), token: token.to_string(), threads, log_arguments };
             let lines = progress.lines();
-            Ok(Some(LocalWorkers::start(command, run.workers, move |line| lines.line(line))))
+            Some(LocalWorkers::start(command, run.workers, move |line| lines.line(line)))
         }
     }
 }

@@ -12,10 +12,12 @@ use tokio::task::JoinSet;
 /// outside did not fail.
 const SHORT_LIVES: u32 = 5;
 const SHORT_LIFE: Duration = Duration::from_secs(20);
+/// The exit code of a worker whose configuration is wrong: starting it again cannot help.
+const BAD_CONFIGURATION: i32 = 42;
 const RESTART_DELAY: Duration = Duration::from_millis(200);
 
 /// How worker processes are started.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct WorkerCommand {
     pub coordinator_url: String,
     pub token: String,
@@ -61,13 +63,14 @@ async fn keep_alive(slot: u32, command: WorkerCommand, observed: mpsc::Sender<Ob
             Ok(child) => supervise(child, &log).await,
             Err(e) => Err(e),
         };
-        let (failed, why) = match ended {
+        let (code, why) = match ended {
             Ok(status) if status.success() => return,
-            Ok(status) => (status.code().is_some(), format!("its process ended: {status}")),
-            Err(e) => (true, format!("its process could not be run: {e}")),
+            Ok(status) => (status.code(), format!("its process ended: {status}")),
+            Err(e) => (Some(BAD_CONFIGURATION), format!("its process could not be run: {e}")),
         };
+        let failed = code.is_some();
         short_lives = if failed && born.elapsed() < SHORT_LIFE { short_lives + 1 } else { 0 };
-        if observed.send(Observed::Exited { worker, why }).await.is_err() || short_lives >= SHORT_LIVES {
+        if observed.send(Observed::Exited { worker, why }).await.is_err() || short_lives >= SHORT_LIVES || code == Some(BAD_CONFIGURATION) {
             return;
         }
         tokio::time::sleep(RESTART_DELAY * (1 + short_lives)).await;

@@ -28,7 +28,6 @@ pub struct StageState {
     /// Exactly the partitions in state `Waiting`, by time.
     waiting: BTreeSet<(Moment, u32)>,
     committed: u32,
-    failed: u32,
     sized: bool,
     counts: Counts,
     seconds: f64,
@@ -43,7 +42,6 @@ impl StageState {
             ready: BTreeSet::new(),
             waiting: BTreeSet::new(),
             committed: 0,
-            failed: 0,
             sized: from.stage != Stage::Shards,
             counts: Counts::default(),
             seconds: 0.0,
@@ -137,15 +135,13 @@ impl StageState {
             PartitionState::Ready { .. } => drop(self.ready.remove(&partition)),
             PartitionState::Waiting { until, .. } => drop(self.waiting.remove(&(*until, partition))),
             PartitionState::Committed => self.committed -= 1,
-            PartitionState::Failed { .. } => self.failed -= 1,
-            PartitionState::Blocked | PartitionState::Leased { .. } => {}
+            PartitionState::Blocked | PartitionState::Leased { .. } | PartitionState::Failed { .. } => {}
         }
         match &state {
             PartitionState::Ready { .. } => drop(self.ready.insert(partition)),
             PartitionState::Waiting { until, .. } => drop(self.waiting.insert((*until, partition))),
             PartitionState::Committed => self.committed += 1,
-            PartitionState::Failed { .. } => self.failed += 1,
-            PartitionState::Blocked | PartitionState::Leased { .. } => {}
+            PartitionState::Blocked | PartitionState::Leased { .. } | PartitionState::Failed { .. } => {}
         }
         *slot = state;
     }

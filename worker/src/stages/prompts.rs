@@ -71,7 +71,12 @@ impl Work for PromptsWork {
     async fn step(&mut self, start: u64, control: &Arc<Control>) -> Result<u64> {
         let end = (start + self.step_records).min(self.records());
         let records = &self.records[start as usize..end as usize];
-        let mut outcomes: Vec<CaptionOutcome> = self.generator.outcomes(records).try_collect().await.map_err(backend_failure)?;
+        let outcomes = tokio::select! {
+            outcomes = self.generator.outcomes(records).try_collect::<Vec<CaptionOutcome>>() => outcomes,
+            // A server may be slow, or away: nobody waits for it at the end.
+            () = control.stopped() => return Err(failure(Cause::Preempted, "asked to leave")),
+        };
+        let mut outcomes = outcomes.map_err(backend_failure)?;
         let made = outcomes.iter().map(|o| o.triplets.len() as u64).sum();
         control.made(outcomes.iter().map(|o| u64::from(o.expected)).sum(), made);
         self.outcomes.append(&mut outcomes);
