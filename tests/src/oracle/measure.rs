@@ -112,7 +112,8 @@ impl fmt::Display for Quality {
         }
         writeln!(f, "| edited pictures that match their caption | | {} |", self.edited)?;
         for ((p2p, overlap), asked) in Self::SHARING.iter().zip(&self.overlaps).zip(["0.8", "clearly less", "clearly less"]) {
-            writeln!(f, "| mask IoU of colour and background edits at p2p {p2p:.1} | {asked} | {overlap} |")?;
+            let sharing = if *p2p == 0.0 { "without sharing".to_string() } else { format!("at p2p {p2p}") };
+            writeln!(f, "| mask IoU of colour and background edits {sharing} | {asked} | {overlap} |")?;
         }
         writeln!(f, "| correct edits among all candidates | | {} |", self.all)?;
         writeln!(f, "| correct edits among the pairs that the filter keeps | 0.90 | {} |", self.kept)

@@ -132,7 +132,7 @@ fn figures_count_what_was_read() {
         "| ... their background, where it is said | | 1.000 (3 of 3) |",
         "| edited pictures that match their caption | | 1.000 (3 of 3) |",
         "| mask IoU of colour and background edits at p2p 0.9 | 0.8 | 1.000 (mean of 1) |",
-        "| mask IoU of colour and background edits at p2p 0.0 | clearly less | none to judge |",
+        "| mask IoU of colour and background edits without sharing | clearly less | none to judge |",
         "| correct edits among all candidates | | 0.333 (1 of 3) |",
         "| correct edits among the pairs that the filter keeps | 0.90 | 0.500 (1 of 2) |",
     ] {
