@@ -1,11 +1,11 @@
-"""Train the CLIP.  python clip.py --out DIR --steps 3000 [--vae DIR/vae.pt] [--drawn FILE ...]
+"""Train the CLIP.  python clip.py --out DIR --steps 3000 [--start FOLDER] [--drawn FILE ...]
 
 Each batch holds pairs: a scene and the same scene with one thing changed, captions
 in the same wording.  A caption counts as right for every picture that it describes
 (what it leaves unsaid may be anything), and the change of the picture has to point
-in the direction of the change of the caption.  With --vae half of the pictures have
-gone through the autoencoder with noise on the latents; with --drawn pictures that
-the UNet drew are mixed in, labelled by what the oracle reads from them.
+in the direction of the change of the caption.  In some pairs something strays that
+the edit does not name; their changes have to point elsewhere.  With --drawn half of
+the pairs are those that the UNet drew (drawn.py), labelled by what the oracle reads.
 """
 import argparse
 import copy
@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from transformers import CLIPConfig, CLIPModel
 
 import cliptok
-import vae as vaemod
 import world
 
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
@@ -54,26 +53,42 @@ def said(words, scene):
     return [i if words[k] else -1 for k, i in zip(world.KINDS, attributes(scene))]
 
 
+STRAY = {"position": 0.5, "size": 0.25, "background": 0.1, "colour": 0.1, "shape": 0.05}
+
+
+def astray(rng, scene, kind):
+    """The scene with one thing changed that the edit does not name."""
+    kinds = [k for k in STRAY if k != kind]
+    p = np.array([STRAY[k] for k in kinds])
+    i = world.KINDS.index(kinds[int(rng.choice(len(kinds), p=p / p.sum()))])
+    value = world.pick(rng, [v for v in world.VALUES[world.KINDS[i]] if v != scene[i]])
+    return scene[:i] + (value,) + scene[i + 1:]
+
+
 def pairs(rng, n):
-    """n pairs: scenes, captions, attribute rows of captions, kind of the change, pictures."""
-    scenes, caps, marks, kinds, pix = [], [], [], [], []
+    """n pairs: scenes, captions, attribute rows of captions, kind of the change, pictures, and which pairs are right edits."""
+    scenes, caps, marks, kinds, pix, right = [], [], [], [], [], []
     for _ in range(n):
         s = world.random_scene(rng)
         f, w = world.random_form(rng), world.random_words(rng, s)
-        kind, _, after, s2 = world.random_edit(rng, s, f, w)
+        kind, _, after, edited = world.random_edit(rng, s, f, w)
+        s2 = edited
         w2 = {**w, kind: "x"}
         seed = rng.integers(1 << 62)
+        right.append(rng.random() < 0.6)
+        if not right[-1]:
+            s2 = astray(rng, s2, kind)
         scenes += [s, s2]
         caps += [world.compose(f, w), after]
-        marks += [said(w, s), said(w2, s2)]
+        marks += [said(w, s), said(w2, edited)]
         kinds.append(world.KINDS.index(kind))
         pix += [world.render(s, np.random.default_rng(seed)),
                 world.render(s2, np.random.default_rng(seed if rng.random() < 0.7 else seed + 1))]
-    return scenes, caps, np.array(marks), np.array(kinds), np.stack(pix)
+    return scenes, caps, np.array(marks), np.array(kinds), np.stack(pix), np.array(right)
 
 
-def losses(model, x, ids, have, marks, kinds):
-    """have: attributes of the pictures (-1: none of them), marks: attributes of the captions (-1: unsaid)."""
+def losses(model, x, ids, have, marks, kinds, good):
+    """have: attributes of the pictures (-1: none of them), marks: attributes of the captions (-1: unsaid), good: right edits."""
     img = F.normalize(model.get_image_features(pixel_values=x).float(), dim=-1)
     txt = F.normalize(model.get_text_features(input_ids=ids).float(), dim=-1)
     right = ((have[:, None] == marks[None]) | (marks[None] < 0)).all(-1).float()
@@ -87,18 +102,19 @@ def losses(model, x, ids, have, marks, kinds):
         + ((1 - right) * F.relu(cos - 0.4) ** 2).sum() / (1 - right).sum()
     di = F.normalize(img[1::2] - img[0::2], dim=-1)
     dt = F.normalize(txt[1::2] - txt[0::2], dim=-1)
-    good = torch.diagonal(right)[0::2] * torch.diagonal(right)[1::2]
     cd = di @ dt.T
-    direction = (good * (1 - torch.diagonal(cd))).sum() / good.sum().clamp(min=1)
-    other = (kinds[:, None] != kinds[None]).float()
-    direction = direction + (other * F.relu(cd) ** 2).sum() / other.sum()
-    return nce, level, direction, cd, good, right, cos
+    own = torch.diagonal(cd)
+    direction = (good * (1 - own)).sum() / good.sum().clamp(min=1)
+    direction = direction + 2 * ((1 - good) * F.relu(own - 0.3) ** 2).sum() / (1 - good).sum().clamp(min=1)
+    other = (kinds[:, None] != kinds[None]).float() * good[:, None]
+    direction = direction + (other * F.relu(cd) ** 2).sum() / other.sum().clamp(min=1)
+    return nce, level, direction, own, right, cos
 
 
 def main():
     a = argparse.ArgumentParser()
     a.add_argument("--out", required=True)
-    a.add_argument("--vae")
+    a.add_argument("--start", help="go on from a folder's weights instead of random ones")
     a.add_argument("--drawn", nargs="*", default=[])
     a.add_argument("--steps", type=int, default=3000)
     a.add_argument("--pairs", type=int, default=40)
@@ -109,7 +125,7 @@ def main():
     torch.set_num_threads(a.threads)
     torch.manual_seed(6)
     tok = cliptok.Words()
-    model = build(tok.size)
+    model = CLIPModel.from_pretrained(a.start, torch_dtype=torch.float32).train() if a.start else build(tok.size)
     print(sum(p.numel() for p in model.parameters()), "parameters", flush=True)
     ema = copy.deepcopy(model)
     for p in ema.parameters():
@@ -121,11 +137,6 @@ def main():
         s = torch.load(path, weights_only=False)
         model.load_state_dict(s["model"]); ema.load_state_dict(s["ema"]); opt.load_state_dict(s["opt"])
         step, spent = s["step"], s["spent"]
-    vae = None
-    if a.vae:
-        vae = vaemod.build()
-        vae.load_state_dict(torch.load(a.vae, weights_only=False)["ema"])
-        vae.eval()
     drawn = [torch.load(f, weights_only=False) for f in a.drawn]
     drawn = {k: sum((d[k] for d in drawn), type(drawn[0][k])()) if isinstance(drawn[0][k], list)
              else np.concatenate([d[k] for d in drawn]) for k in drawn[0]} if drawn else None
@@ -135,16 +146,10 @@ def main():
     while step < a.steps:
         for g in opt.param_groups:
             g["lr"] = float(a.lr * min(1, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / a.steps))))
-        scenes, caps, marks, kinds, pix = pairs(rng, a.pairs)
+        scenes, caps, marks, kinds, pix, good = pairs(rng, a.pairs)
         have = np.array([attributes(s) for s in scenes])
         x = torch.from_numpy(pix).permute(0, 3, 1, 2).float() / 255
-        if vae is not None:
-            half = torch.arange(len(x)) % 4 < 2
-            with torch.no_grad():
-                z = vae.encode(x[half] * 2 - 1).latent_dist.mean
-                z = z + z.std() * 0.25 * torch.rand(len(z), 1, 1, 1) * torch.randn_like(z)
-                x[half] = (vae.decode(z).sample / 2 + 0.5).clamp(0, 1)
-        elif rng.random() < 0.5:
+        if rng.random() < 0.5:
             x = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear")
         x = (x + 0.02 * torch.randn(len(x), 3, 1, 1) + 0.02 * torch.randn_like(x)).clamp(0, 1)
         if drawn is not None:
@@ -154,11 +159,13 @@ def main():
             have[:2 * n] = drawn["have"][j].reshape(2 * n, 5)
             marks[:2 * n] = drawn["marks"][j].reshape(2 * n, 5)
             kinds[:n] = drawn["kinds"][j]
+            good[:n] = drawn["right"][j]
             caps[:2 * n] = [c for i in j for c in drawn["caps"][i]]
         x = (x - MEAN) / STD
-        nce, level, direction, cd, good, right, cos = losses(
+        good = torch.from_numpy(good).float()
+        nce, level, direction, own, right, cos = losses(
             model, x, torch.from_numpy(tok(caps, SHORT)), torch.from_numpy(have), torch.from_numpy(marks),
-            torch.from_numpy(kinds))
+            torch.from_numpy(kinds), good)
         loss = nce + 4 * level + direction
         opt.zero_grad(set_to_none=True)
         loss.backward()
@@ -169,8 +176,8 @@ def main():
         with torch.no_grad():
             torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - d)
             best = right[torch.arange(len(x)), cos.argmax(1)].mean()
-            dg = torch.diagonal(cd)
-        for n, v in dict(nce=nce, level=level, direction=direction, top1=best, dirgood=(dg * good).sum() / good.sum().clamp(min=1)).items():
+        mean = lambda rows: (own * rows).sum() / rows.sum().clamp(min=1)
+        for n, v in dict(nce=nce, level=level, direction=direction, top1=best, right=mean(good), wrong=mean(1 - good)).items():
             run[n] = run.get(n, v.item()) * 0.97 + 0.03 * v.item()
         if step % 50 == 0:
             print(step, f"{time.time() - t0:.0f}s", {n: round(v, 3) for n, v in run.items()}, flush=True)

@@ -98,16 +98,11 @@ def from_folder(folder):
                   vae, vae.config.scaling_factor)
 
 
-def from_checkpoints(unet_pt, vae_pt):
-    import unet as unetmod
-    import vae as vaemod
-    s = torch.load(unet_pt, weights_only=False)
-    tok = cliptok.Words()
-    nets = torch.nn.ModuleDict(dict(unet=unetmod.build_unet(), text=unetmod.build_text(tok.size)))
-    nets.load_state_dict(s["ema"])
-    v = vaemod.build()
-    v.load_state_dict(torch.load(vae_pt, weights_only=False)["ema"])
-    return Models(nets["unet"], nets["text"], v, s["scale"])
+def with_checkpoint(folder, unet_pt):
+    """The models of a folder with a UNet and text encoder that are still being trained."""
+    m = from_folder(folder)
+    torch.nn.ModuleDict(dict(unet=m.unet, text=m.text)).load_state_dict(torch.load(unet_pt, weights_only=False)["ema"])
+    return m
 
 
 def edits(n, seed, kinds=None):
@@ -176,8 +171,7 @@ def sharing(m, n, steps, guidance, seed=2):
 def main():
     a = argparse.ArgumentParser()
     a.add_argument("--models", default=os.path.join(world.HERE, ".."))
-    a.add_argument("--unet")
-    a.add_argument("--vae")
+    a.add_argument("--unet", help="a checkpoint of unet.py or share.py")
     a.add_argument("--pairs", type=int, default=200)
     a.add_argument("--steps", type=int, default=20)
     a.add_argument("--guidance", type=float, nargs=2, default=[2.0, 5.0])
@@ -186,7 +180,7 @@ def main():
     a.add_argument("--no-sharing", action="store_true")
     a = a.parse_args()
     torch.set_num_threads(a.threads)
-    m = from_checkpoints(a.unet, a.vae) if a.unet else from_folder(a.models)
+    m = with_checkpoint(a.models, a.unet) if a.unet else from_folder(a.models)
     t = time.time()
     out, pix, es, reads, ok = drawing(m, a.pairs, a.steps, a.guidance)
     print(json.dumps(out, indent=1), f"{time.time() - t:.0f}s", flush=True)

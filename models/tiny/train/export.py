@@ -1,8 +1,9 @@
 """Write the model folders from the checkpoints, as fp16 safetensors.
 
-python export.py --work DIR [--to ..] [--only diffusion clip llm]
+python export.py --work DIR [--to ..] [--only diffusion clip llm captions share clip2]
 
-DIR holds vae/vae.pt, unet/unet.pt, clip/clip.pt, llm/llm.pt, llm/tokenizer.json.
+DIR holds vae/vae.pt, unet/unet.pt, clip/clip.pt, llm/llm.pt, llm/tokenizer.json; `share` and `clip2` put what
+share.py and the second clip.py made of exported models (share/unet.pt, clip2/clip.pt) in their place.
 """
 import argparse
 import json
@@ -71,9 +72,25 @@ def diffusion(work, to):
     print("diffusion: unet step", u["step"], "vae step", v["step"], "scale", u["scale"])
 
 
-def clip(work, to):
+def share(work, to):
+    out = os.path.join(to, "diffusion")
+    s = load(f"{work}/share/unet.pt")
+    nets = torch.nn.ModuleDict(dict(unet=unetmod.build_unet(), text=unetmod.build_text(cliptok.Words().size)))
+    nets.load_state_dict(s["ema"])
+    nets["unet"].half().save_pretrained(os.path.join(out, "unet"))
+    nets["text"].half().save_pretrained(os.path.join(out, "text_encoder"))
+    for d in ("unet", "text_encoder"):
+        clean(os.path.join(out, d))
+    print("unet: shared step", s["step"])
+
+
+def clip2(work, to):
+    clip(work, to, "clip2")
+
+
+def clip(work, to, name="clip"):
     out = os.path.join(to, "clip")
-    s = load(f"{work}/clip/clip.pt")
+    s = load(f"{work}/{name}/clip.pt")
     m = clipmod.build(cliptok.Words().size)
     m.load_state_dict(s["ema"])
     m.half().save_pretrained(out)

@@ -29,6 +29,12 @@ def schedule():
     return torch.cumprod(1 - betas, 0).float()
 
 
+def loss_weight(snr):
+    """The layout follows the caption at high noise, where an epsilon loss hardly shows it: raised there."""
+    weight = torch.clamp(snr, max=5.0) / snr + torch.clamp(1 / snr, max=10.0)
+    return weight / weight.mean()
+
+
 class PlainAttention:
     """Attention as plain matrix products: on a CPU in bfloat16 its backward is several times
     faster than the fused one's.  Where `on`, rows of the second half of the batch take the
@@ -91,7 +97,6 @@ def main():
     a.add_argument("--pictures", type=int, default=16000)
     a.add_argument("--power", type=float, default=1.0, help="time steps are 1000 u^power; below 1 favours high noise")
     a.add_argument("--ema", type=float, default=0.9985)
-    a.add_argument("--partners", type=float, default=0.0, help="share of rows trained with a partner's self-attention")
     a.add_argument("--fp32", action="store_true")
     a.add_argument("--threads", type=int, default=1)
     a = a.parse_args()
@@ -107,12 +112,7 @@ def main():
     torch.manual_seed(4)
     tok = cliptok.Words()
     unet, text = build_unet(), build_text(tok.size)
-    attention = PlainAttention()
-    unet.set_attn_processor(attention)
-    groups = {}
-    for j, s in enumerate(scenes):
-        groups.setdefault(s[1:4], []).append(j)
-        groups.setdefault(s[2:4], []).append(j)
+    unet.set_attn_processor(PlainAttention())
     nets = torch.nn.ModuleDict(dict(unet=unet, text=text))
     ema = copy.deepcopy(nets)
     params = list(nets.parameters())
@@ -127,9 +127,7 @@ def main():
         step, spent = s["step"], s["spent"]
     ac = schedule()
     snr = ac / (1 - ac)
-    # the layout follows the caption at high noise, where an epsilon loss hardly shows it: raised there
-    weight = torch.clamp(snr, max=5.0) / snr + torch.clamp(1 / snr, max=10.0)
-    weight = weight / weight.mean()
+    weight = loss_weight(snr)
     rng = np.random.default_rng(1000 + step)
     torch.manual_seed(2000 + step)
     k = a.batch // a.reuse
@@ -140,38 +138,16 @@ def main():
         lr = a.lr * min(1, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * min(1, step / a.steps))))
         for g in opt.param_groups:
             g["lr"] = float(lr)
-        if a.partners:
-            # pairs of the same layout, other colour and background (sometimes other shape); the second learns
-            # to draw with the first's self-attention
-            i, j, caps, caps2 = rng.integers(len(scenes), size=a.batch // 2), [], [], []
-            for n in i:
-                s = scenes[n]
-                j.append(int(world.pick(rng, groups[s[2:4] if rng.random() < 0.3 else s[1:4]])))
-                form, words = world.random_form(rng), world.random_words(rng, s, UNSAID)
-                other = {kk: words[kk] and world.pick(rng, world.WORDS[kk][v]) for kk, v in zip(world.KINDS, scenes[j[-1]])}
-                empty = rng.random() < 0.1
-                caps.append("" if empty else world.compose(form, words))
-                caps2.append("" if empty else world.compose(form, other))
-            caps, x = caps + caps2, torch.cat([z[i], z[j]])
-            t = (torch.rand(a.batch // 2) + torch.arange(a.batch // 2)) / (a.batch // 2)
-            t = (1000 * t ** a.power).long().clamp(max=999).repeat(2)
-            attention.on = (torch.rand(a.batch // 2) < a.partners)[:, None, None]
-            reuse = 1
-        else:
-            i = rng.integers(len(scenes), size=k)
-            caps = [world.compose(world.random_form(rng), world.random_words(rng, scenes[j], UNSAID)) if rng.random() > 0.1 else "" for j in i]
-            x = z[i].repeat(a.reuse, 1, 1, 1)
-            t = (torch.rand(a.batch) + torch.arange(a.batch)) / a.batch  # stratified
-            t = 1000 * t ** a.power
-            t = t[torch.randperm(a.batch)].long().clamp(max=999)
-            reuse = a.reuse
+        i = rng.integers(len(scenes), size=k)
+        caps = [world.compose(world.random_form(rng), world.random_words(rng, scenes[j], UNSAID)) if rng.random() > 0.1 else "" for j in i]
+        x = z[i].repeat(a.reuse, 1, 1, 1)
+        t = (torch.rand(a.batch) + torch.arange(a.batch)) / a.batch  # stratified
+        t = 1000 * t ** a.power
+        t = t[torch.randperm(a.batch)].long().clamp(max=999)
         e = torch.randn_like(x)
-        if a.partners:  # half of the pairs share their noise, as when drawing
-            h = a.batch // 4
-            e[a.batch // 2:a.batch // 2 + h] = e[:h]
         s = ac[t][:, None, None, None]
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not a.fp32):
-            ctx = text(torch.from_numpy(tok(caps))).last_hidden_state.repeat(reuse, 1, 1)
+            ctx = text(torch.from_numpy(tok(caps))).last_hidden_state.repeat(a.reuse, 1, 1)
             p = unet(s.sqrt() * x + (1 - s).sqrt() * e, t, ctx).sample
         loss = ((p.float() - e) ** 2).mean((1, 2, 3))
         plain = loss.mean().item()
