@@ -80,7 +80,10 @@ async fn start(change: impl FnOnce(&mut Welcome)) -> Coordinator {
     let address = format!("http://{}", listener.local_addr().unwrap());
     let (requests, inbox) = mpsc::channel(16);
     let (stop, stopped) = oneshot::channel::<()>();
-    let shutdown = async move { drop(stopped.await) };
+    let shutdown = async move {
+        // Either side of the channel going away ends the server.
+        let _ = stopped.await;
+    };
     tokio::spawn(grpc::serve(listener, TOKEN.to_string(), welcome, requests, shutdown));
     let term = Term::take(&store).await.unwrap();
     let (view, _) = watch::channel(View::default());
