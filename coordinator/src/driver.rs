@@ -1,6 +1,6 @@
 //! The one select loop: everything that happens becomes an event for the scheduler, every command an effect.
 
-use crate::grpc::{HeartbeatAnswer, LeaseAnswer, Request};
+use crate::grpc::{HeartbeatAnswer, LeaseAnswer, Registered, Request};
 use crate::launcher::{LocalWorkers, Observed};
 use crate::scheduler::{Command, Ending, Event, Notice, Scheduler, Stop};
 use crate::term::Term;
@@ -111,10 +111,20 @@ impl Driver {
     fn accept(&mut self, request: Request) -> Option<Event> {
         match request {
             Request::Register { worker, device, reply } => {
-                tracing::info!(worker, device, "worker registered");
+                let name = self.scheduler.free_name(&worker);
+                if name != worker {
+                    tracing::warn!("two workers call themselves {worker}: the later one is {name} here");
+                }
+                tracing::info!(worker = name, device, "worker registered");
                 // The worker may be gone already; its lease then ends by silence.
+                let _ = reply.send(Registered { worker: name.clone(), open_stages: self.scheduler.open_stages().collect() });
+                Some(Event::Joined { worker: name, device })
+            }
+            Request::Unfit { worker, failure, reply } => {
+                tracing::error!(worker, cause = failure.cause.name(), "the worker cannot work: {}", failure.message);
+                // It leaves either way.
                 let _ = reply.send(());
-                Some(Event::Joined { worker, device })
+                Some(Event::Unfit { worker, failure })
             }
             Request::Lease { worker, reply } => {
                 if !self.scheduler.workers().contains_key(&worker) {
@@ -215,7 +225,7 @@ async fn farewell(mut requests: mpsc::Receiver<Request>) {
                 Request::Lease { reply, .. } => drop(reply.send(LeaseAnswer::Leave("the run is over".to_string()))),
                 Request::Heartbeat { reply, .. } => drop(reply.send(HeartbeatAnswer { keep_lease: false, drain: true })),
                 Request::Report { reply, .. } => drop(reply.send(false)),
-                Request::Register { .. } => {}
+                Request::Register { .. } | Request::Unfit { .. } => {}
             }
         }
     };

@@ -1,13 +1,13 @@
 //! What a run would do: pure arithmetic on the plan, and what the store already holds.
 
-use crate::prepare;
+use crate::{pin, prepare};
 use ip2p_pipeline::Result;
+use ip2p_pipeline::commit;
 use ip2p_pipeline::corpus::{self, CorpusReport};
 use ip2p_pipeline::layout::{self, Stage, StageDir};
 use ip2p_pipeline::plan::{Partitioning, Plan};
 use ip2p_pipeline::spec::{ImageFormat, PromptBackend, Spec};
 use ip2p_pipeline::store::Store;
-use ip2p_pipeline::{commit, model_id};
 use std::fmt;
 
 /// UNet samples per pair and step: two images, each with and without the text.
@@ -83,7 +83,7 @@ pub async fn forecast(spec: Spec) -> Result<Forecast> {
     let run = store.url().to_string();
     let mut done = Stage::RUN.map(|stage| (stage, 0, None)).to_vec();
     if let Some(fingerprint) = fingerprint {
-        let models = model_id::fingerprints(&spec.models)?;
+        let (_, models) = pin::pin(&spec.models).await?;
         let prompts = Plan::prompts_dir(&spec, fingerprint, &models);
         let frozen = commit::read(&store, &layout::partitioning(&prompts)).await?;
         partitioning = frozen.unwrap_or(partitioning);

@@ -1,6 +1,7 @@
 //! The gRPC server: checks who speaks, turns each call into one [`Request`] for the driver, and waits for its
 //! answer. It decides nothing itself.
 
+use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::task::{Assignment, Failure, Finished, Progress};
 use ip2p_proto::v1::coordinator_server::{Coordinator, CoordinatorServer};
@@ -15,10 +16,18 @@ use tonic::{Request as Call, Response, Status};
 /// What workers ask of the driver. A dropped reply channel tells the other side that its peer is gone.
 #[derive(Debug)]
 pub enum Request {
-    Register { worker: String, device: String, reply: oneshot::Sender<()> },
+    Register { worker: String, device: String, reply: oneshot::Sender<Registered> },
+    Unfit { worker: String, failure: Failure, reply: oneshot::Sender<()> },
     Lease { worker: String, reply: oneshot::Sender<LeaseAnswer> },
     Heartbeat { worker: String, progress: Option<Progress>, reply: oneshot::Sender<HeartbeatAnswer> },
     Report { worker: String, assignment: Assignment, outcome: Result<Finished, Failure>, reply: oneshot::Sender<bool> },
+}
+
+#[derive(Debug)]
+pub struct Registered {
+    /// The name that the worker has from now on.
+    pub worker: String,
+    pub open_stages: Vec<Stage>,
 }
 
 #[derive(Debug)]
@@ -109,10 +118,19 @@ impl Coordinator for Service {
         if worker.is_empty() || worker.len() > 200 {
             return Err(Status::invalid_argument("a worker's name has 1 to 200 bytes"));
         }
-        self.ask(|reply| Request::Register { worker, device, reply }).await?;
+        let Registered { worker, open_stages } = self.ask(|reply| Request::Register { worker, device, reply }).await?;
         let plan_json = serde_json::to_string(&self.welcome.plan).map_err(|e| Status::internal(e.to_string()))?;
         let lease_millis = self.welcome.lease.as_millis() as u64;
-        Ok(Response::new(v1::RegisterResponse { plan_json, store_url: self.welcome.store_url.clone(), lease_millis }))
+        let open_stages = open_stages.iter().map(ToString::to_string).collect();
+        let store_url = self.welcome.store_url.clone();
+        Ok(Response::new(v1::RegisterResponse { plan_json, store_url, lease_millis, worker, open_stages }))
+    }
+
+    async fn unfit(&self, call: Call<v1::UnfitRequest>) -> Result<Response<v1::UnfitResponse>, Status> {
+        let v1::UnfitRequest { worker, failed } = call.into_inner();
+        let failure = ip2p_proto::failed(failed)?;
+        self.ask(|reply| Request::Unfit { worker, failure, reply }).await?;
+        Ok(Response::new(v1::UnfitResponse {}))
     }
 
     async fn lease(&self, call: Call<v1::LeaseRequest>) -> Result<Response<v1::LeaseResponse>, Status> {

@@ -16,6 +16,7 @@ pub mod grpc;
 pub mod launcher;
 pub mod listing;
 pub mod logging;
+pub mod pin;
 mod place;
 pub mod prepare;
 pub mod progress;

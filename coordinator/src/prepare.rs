@@ -1,7 +1,9 @@
 //! From a spec to a run that can be driven: frozen corpus, frozen partitioning, plan, and what is already done.
 
+use crate::pin;
 use crate::scheduler::Recovered;
 use futures::{StreamExt, TryStreamExt};
+use ip2p_pipeline::Result;
 use ip2p_pipeline::commit;
 use ip2p_pipeline::corpus::{self, CorpusManifest};
 use ip2p_pipeline::layout::{self, Stage, StageDir};
@@ -10,7 +12,6 @@ use ip2p_pipeline::plan::{Partitioning, Plan};
 use ip2p_pipeline::spec::{PromptBackend, Spec};
 use ip2p_pipeline::store::{Created, Store};
 use ip2p_pipeline::task::Finished;
-use ip2p_pipeline::{Result, model_id};
 
 /// Manifests read at the same time during recovery.
 const READS: usize = 32;
@@ -39,11 +40,11 @@ pub async fn prepare(spec: Spec) -> Result<Prepared> {
             corpus::import(&spec.corpus, takes_triplets(&spec), &store, &corpus_dir, &attempt).await?
         }
     };
-    let models = model_id::fingerprints(&spec.models)?;
+    let (pinned, models) = pin::pin(&spec.models).await?;
     let prompts = Plan::prompts_dir(&spec, corpus.fingerprint, &models);
     let wanted = Partitioning { records: corpus.records, partition_records: spec.partition.records };
     let partitioning = freeze(&store, &layout::partitioning(&prompts), wanted).await?;
-    let plan = Plan::new(spec, corpus_dir, corpus.fingerprint, models, partitioning);
+    let plan = Plan::new(spec, corpus_dir, corpus.fingerprint, models, partitioning).pinned_to(pinned);
     plan.partitioning.partitions()?;
     store.create(&layout::plan(plan.fingerprint()), commit::encode(&plan)?).await?;
     Ok(Prepared { store, plan, corpus })

@@ -9,6 +9,7 @@ pub mod commit;
 pub mod completion;
 pub mod corpus;
 pub mod error;
+pub mod file_hashes;
 pub mod formats;
 pub mod ids;
 pub mod layout;

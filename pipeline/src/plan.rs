@@ -7,7 +7,7 @@
 use crate::error::{Error, Result};
 use crate::ids::Fingerprint;
 use crate::layout::{Stage, StageDir};
-use crate::spec::{PromptBackend, Spec};
+use crate::spec::{Models, PromptBackend, Spec};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::ops::Range;
@@ -15,8 +15,7 @@ use std::ops::Range;
 /// Raised when a stage's algorithm changes in a way that changes its output.
 const STAGE_VERSION: u32 = 1;
 
-/// What identifies the weights of each model: content hashes where the files are at hand,
-/// else hashes of the reference.
+/// What identifies the weights of each model: see [`crate::model_id`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelFingerprints {
     pub diffusion: Fingerprint,
@@ -58,6 +57,9 @@ pub struct Plan {
     /// Where the frozen corpus lies.
     pub corpus_dir: StageDir,
     pub models: ModelFingerprints,
+    /// `spec.models` with the commits that names of the hub stood for; absent in plans of older versions.
+    #[serde(default)]
+    pinned: Option<Models>,
     pub partitioning: Partitioning,
     /// The dataset's identity: everything that can change a byte of it, and nothing else.
     pub lineage: Fingerprint,
@@ -78,7 +80,17 @@ impl Plan {
         let shards = chain("shards", lineage, json!(spec.stages.shards));
         let dirs = Stage::RUN.into_iter().zip([prompts, pairs, filter, index, shards]);
         let dirs = dirs.map(|(stage, fingerprint)| StageDir { stage, fingerprint }).collect();
-        Plan { spec, corpus, corpus_dir, models, partitioning, lineage, dirs }
+        Plan { spec, corpus, corpus_dir, models, pinned: None, partitioning, lineage, dirs }
+    }
+
+    /// The same plan with references that name these weights for ever.
+    pub fn pinned_to(self, models: Models) -> Self {
+        Plan { pinned: Some(models), ..self }
+    }
+
+    /// What workers load: names of the hub with their commits.
+    pub fn weights(&self) -> &Models {
+        self.pinned.as_ref().unwrap_or(&self.spec.models)
     }
 
     /// Folder of a stage's output.

@@ -10,6 +10,8 @@ pub struct Assignment {
     pub stage: Stage,
     pub partition: u32,
     pub epoch: u64,
+    /// Attempts at this partition that failed before, preempted ones not counted.
+    pub failures: u32,
 }
 
 /// How far an attempt is.

@@ -25,7 +25,7 @@ fn required<T>(field: &str, value: Option<T>) -> Result<T, ConvertError> {
 
 impl From<Assignment> for v1::Assignment {
     fn from(a: Assignment) -> Self {
-        v1::Assignment { stage: a.stage.name().to_string(), partition: a.partition, epoch: a.epoch }
+        v1::Assignment { stage: a.stage.name().to_string(), partition: a.partition, epoch: a.epoch, failures: a.failures }
     }
 }
 
@@ -33,12 +33,21 @@ impl TryFrom<v1::Assignment> for Assignment {
     type Error = ConvertError;
 
     fn try_from(a: v1::Assignment) -> Result<Self, ConvertError> {
-        let stage: Stage = a.stage.parse().map_err(ConvertError)?;
-        if !Stage::RUN.contains(&stage) {
-            return Err(ConvertError(format!("`{stage}` is not a stage that workers run")));
-        }
-        Ok(Assignment { stage, partition: a.partition, epoch: a.epoch })
+        Ok(Assignment { stage: stage(&a.stage)?, partition: a.partition, epoch: a.epoch, failures: a.failures })
     }
+}
+
+fn stage(name: &str) -> Result<Stage, ConvertError> {
+    let stage: Stage = name.parse().map_err(ConvertError)?;
+    match Stage::RUN.contains(&stage) {
+        true => Ok(stage),
+        false => Err(ConvertError(format!("`{stage}` is not a stage that workers run"))),
+    }
+}
+
+/// Reads a list of stages.
+pub fn stages(names: &[String]) -> Result<Vec<Stage>, ConvertError> {
+    names.iter().map(|name| stage(name)).collect()
 }
 
 impl From<Progress> for v1::Progress {
@@ -103,11 +112,22 @@ impl From<Outcome> for Wire {
                 seconds: done.seconds,
                 figures: done.figures.into_iter().collect(),
             }),
-            Err(failure) => {
-                v1::report_request::Outcome::Failed(v1::Failed { cause: v1::Cause::from(failure.cause).into(), message: failure.message })
-            }
+            Err(failure) => v1::report_request::Outcome::Failed(failure.into()),
         })
     }
+}
+
+impl From<Failure> for v1::Failed {
+    fn from(failure: Failure) -> Self {
+        v1::Failed { cause: v1::Cause::from(failure.cause).into(), message: failure.message }
+    }
+}
+
+/// Reads a failure.
+pub fn failed(wire: Option<v1::Failed>) -> Result<Failure, ConvertError> {
+    let failed = required("failed", wire)?;
+    let cause = v1::Cause::try_from(failed.cause).map_err(|e| ConvertError(e.to_string()))?.try_into()?;
+    Ok(Failure { cause, message: failed.message })
 }
 
 /// The wire form of an [`Outcome`], a type of its own because both sides of `Outcome` are foreign.
@@ -121,10 +141,7 @@ pub fn outcome(wire: Option<v1::report_request::Outcome>) -> Result<Outcome, Con
             seconds: done.seconds,
             figures: done.figures.into_iter().collect(),
         })),
-        v1::report_request::Outcome::Failed(failed) => {
-            let cause = v1::Cause::try_from(failed.cause).map_err(|e| ConvertError(e.to_string()))?.try_into()?;
-            Ok(Err(Failure { cause, message: failed.message }))
-        }
+        v1::report_request::Outcome::Failed(wire) => Ok(Err(failed(Some(wire))?)),
     }
 }
 
@@ -134,10 +151,12 @@ mod tests {
 
     #[test]
     fn assignments_survive_the_wire() {
-        let a = Assignment { stage: Stage::Filter, partition: 7, epoch: 1 << 33 };
+        let a = Assignment { stage: Stage::Filter, partition: 7, epoch: 1 << 33, failures: 2 };
         assert_eq!(Assignment::try_from(v1::Assignment::from(a)).unwrap(), a);
-        let unknown = v1::Assignment { stage: "dance".to_string(), partition: 0, epoch: 0 };
+        let unknown = v1::Assignment { stage: "dance".to_string(), partition: 0, epoch: 0, failures: 0 };
         assert!(Assignment::try_from(unknown).unwrap_err().to_string().contains("`dance`"));
+        assert_eq!(stages(&["pairs".to_string()]).unwrap(), [Stage::Pairs]);
+        assert!(stages(&["corpus".to_string()]).is_err());
     }
 
     #[test]
@@ -150,7 +169,9 @@ mod tests {
         for result in [Ok(done), Err(Failure { cause: Cause::Resource, message: "no room".to_string() })] {
             assert_eq!(outcome(Some(Wire::from(result.clone()).0)).unwrap(), result);
         }
-        assert!(outcome(None).is_err());
+        let alone = Failure { cause: Cause::BadInput, message: "no such file".to_string() };
+        assert_eq!(failed(Some(alone.clone().into())).unwrap(), alone);
+        assert!(outcome(None).is_err() && failed(None).is_err());
         let unspecified = v1::Failed { cause: 0, message: String::new() };
         assert!(outcome(Some(v1::report_request::Outcome::Failed(unspecified))).is_err());
     }

@@ -74,10 +74,23 @@ impl Pipeline {
         std::fs::write(self.path().join(name), text).expect("a file in the temporary folder");
     }
 
+    /// A copy of a bundled model, for a test that damages it.
+    pub fn copy_model(&self, model: &str, name: &str) {
+        let from = repository().join("models/tiny").join(model);
+        let mut files = Vec::new();
+        collect(&from, &mut files);
+        for file in files {
+            let to = self.path().join(name).join(file.strip_prefix(&from).expect("a path below the model"));
+            to.parent().map(std::fs::create_dir_all).transpose().expect("a folder for the copy");
+            std::fs::copy(&file, to).expect("a copy of the file");
+        }
+    }
+
     /// The program with the folder as its working directory.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(arguments).current_dir(self.path()).env_remove("RUST_LOG").env_remove("IP2P_TOKEN");
+        command.env("IP2P_CACHE", self.path().join("cache"));
         command
     }
 

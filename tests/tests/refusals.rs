@@ -70,6 +70,37 @@ fn a_model_that_is_not_one_stops_the_run_with_its_file() {
 }
 
 #[test]
+fn a_misshapen_tensor_stops_the_run_before_anything_is_spent() {
+    let pipeline = Pipeline::new(PROGRAM);
+    pipeline.copy_model("diffusion", "damaged");
+    let weights = pipeline.path().join("damaged/unet/diffusion_pytorch_model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    let (length, rest) = bytes.split_at(8);
+    let (header, data) = rest.split_at(u64::from_le_bytes(length.try_into().unwrap()) as usize);
+    let mut header: serde_json::Value = serde_json::from_slice(header).unwrap();
+    let shape = &mut header["conv_in.weight"]["shape"];
+    let elements: u64 = shape.as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).product();
+    *shape = serde_json::json!([elements]);
+    let header = header.to_string();
+    std::fs::write(&weights, [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()).unwrap();
+    let wrong = ["conv_in.weight", "expected", "diffusion_pytorch_model.safetensors"];
+    expect(&pipeline, &["run", "pipeline.yaml", "--set", "models.diffusion=damaged"], &wrong);
+    let spent: Vec<String> = pipeline.objects().into_iter().filter(|key| key.starts_with("prompts/") && key.contains("/data/")).collect();
+    assert!(spent.is_empty(), "{spent:?}");
+}
+
+#[test]
+fn a_language_model_server_that_is_not_there_stops_the_run_at_once() {
+    let pipeline = Pipeline::new(PROGRAM);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}/v1", listener.local_addr().unwrap());
+    drop(listener);
+    let backend = "stages.prompts.backend=openai";
+    let server = format!("stages.prompts.openai={{base_url: '{address}', model: any}}");
+    expect(&pipeline, &["run", "pipeline.yaml", "--set", backend, "--set", &server], &[&address, "base_url", "cannot connect"]);
+}
+
+#[test]
 fn a_pair_that_does_not_exist() {
     let pipeline = Pipeline::new(PROGRAM);
     pipeline.run_expecting(0, &["corpus.limit=1", "stages.pairs.steps=2"]);

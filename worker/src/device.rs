@@ -5,6 +5,7 @@ use crate::failure::{Result, failure};
 use crate::loaded::Models;
 use ip2p_pipeline::task::Cause;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
 use tokio::sync::{mpsc, oneshot};
 
 type Job = Box<dyn FnOnce(&mut Models) + Send>;
@@ -13,6 +14,9 @@ type Job = Box<dyn FnOnce(&mut Models) + Send>;
 #[derive(Clone)]
 pub struct Device {
     jobs: mpsc::Sender<Job>,
+    name: Arc<str>,
+    /// Why its models could not be loaded again; a new process may have more luck.
+    broken: Arc<OnceLock<String>>,
 }
 
 impl Device {
@@ -24,7 +28,27 @@ impl Device {
                 job(&mut models);
             }
         })?;
-        Ok(Device { jobs })
+        Ok(Device { jobs, name: Models::describe_device().into(), broken: Arc::default() })
+    }
+
+    /// What it is, for messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Why the worker should end and another process take its place, if it should.
+    pub fn broken(&self) -> Option<&str> {
+        self.broken.get().map(String::as_str)
+    }
+
+    /// Drops the models of drawing and loads them again: a failure may have left anything behind.
+    pub async fn refresh(&self) -> Result<()> {
+        self.run(Models::refresh).await.map_err(|f| {
+            let message = format!("after a failure the models cannot be loaded again on {}: {}", self.name, f.message);
+            // The first reason stays.
+            let _ = self.broken.set(message.clone());
+            failure(Cause::Resource, message)
+        })
     }
 
     /// Runs `work` on the device thread. A panic in it becomes a failure of the attempt, not of the worker.

@@ -93,7 +93,12 @@ impl<'m> Drawer<'m> {
     /// Decodes and scores one batch. The scores are those of the float images, before they are rounded to bytes.
     pub fn finish(&self, batch: &[Candidate], latents: &Tensor) -> Result<Vec<Finished>> {
         let (before, after) = self.images(latents).map_err(model)?;
-        let scores = self.clip.quartet(&before, &after, &self.scored_texts).map_err(model)?;
+        let mut scores = self.clip.quartet(&before, &after, &self.scored_texts).map_err(model)?;
+        for (scores, finite) in scores.iter_mut().zip(finite(latents).map_err(model)?) {
+            if !finite {
+                *scores = Scores { clip_sim_0: f64::NAN, clip_sim_1: f64::NAN, clip_sim_dir: f64::NAN, clip_sim_image: f64::NAN };
+            }
+        }
         let before = rgb8(&before)?;
         let after = rgb8(&after)?;
         let finished = batch.iter().zip(scores).zip(before.into_iter().zip(after));
@@ -126,6 +131,12 @@ impl<'m> Drawer<'m> {
     }
 }
 
+/// Which candidates have finite latents; on some devices clamping turns the rest into plain black images.
+fn finite(latents: &Tensor) -> crate::models::Result<Vec<bool>> {
+    let sums: Vec<f32> = latents.flatten_from(1)?.sum(1)?.to_dtype(DType::F32)?.to_vec1()?;
+    Ok(sums.into_iter().map(f32::is_finite).collect())
+}
+
 /// The models see only the first tokens of a text; what a caption says behind them is lost without a trace.
 fn warn_if_cut(diffusion: &Diffusion, triplet: &Triplet) -> Result<()> {
     for text in [&triplet.caption, &triplet.output] {
@@ -142,7 +153,7 @@ fn warn_if_cut(diffusion: &Diffusion, triplet: &Triplet) -> Result<()> {
 /// Its whole batch is drawn, because the plan's batches decide the last bits.
 pub async fn again(plan: &Plan, triplet: Triplet, sample: u32) -> Result<[Vec<u8>; 2]> {
     let spec = plan.spec.clone();
-    let device = crate::device::Device::start(Models::prepare(&spec).await?).map_err(|e| failure(Cause::Resource, e.to_string()))?;
+    let device = crate::device::Device::start(Models::of_plan(plan).await?).map_err(|e| failure(Cause::Resource, e.to_string()))?;
     device
         .run(move |models| {
             let drawer = Drawer::new(models, &spec, &triplet)?;

@@ -43,14 +43,36 @@ fn file_cause(kind: ErrorKind) -> Cause {
 pub fn model(error: models::Error) -> Failure {
     let message = error.to_string();
     let cause = match error {
+        // Also while weights are loaded, where it comes as an error of their file.
+        models::Error::Tensor(_) | models::Error::File { .. } if out_of_memory(&message) => Cause::Resource,
         models::Error::File { .. } | models::Error::Config { .. } | models::Error::Mismatch(_) => Cause::BadInput,
         models::Error::Stopped { .. } => Cause::Preempted,
-        models::Error::Tensor(_) if out_of_memory(&message) => Cause::Resource,
         models::Error::Input(_) | models::Error::Tensor(_) => Cause::Bug,
     };
     failure(cause, message)
 }
 
+/// By the words of the CUDA driver, cuBLAS and cuDNN, which candle passes on.
 fn out_of_memory(message: &str) -> bool {
-    ["out of memory", "OUT_OF_MEMORY", "memory allocation"].iter().any(|text| message.contains(text))
+    ["out of memory", "OUT_OF_MEMORY", "memory allocation", "STATUS_ALLOC_FAILED"].iter().any(|text| message.contains(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_gpu_is_no_defect() {
+        for text in [
+            "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
+            "CublasError(CUBLAS_STATUS_ALLOC_FAILED)",
+            "CudnnError(CUDNN_STATUS_ALLOC_FAILED)",
+        ] {
+            let wrapped = candle_core::Error::Msg(text.to_string()).bt().context("loading unet");
+            assert_eq!(model(wrapped.into()).cause, Cause::Resource, "{text}");
+            assert_eq!(model(models::Error::file(std::path::Path::new("unet.safetensors"), text)).cause, Cause::Resource, "{text}");
+        }
+        let defect = candle_core::Error::Msg("DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal memory access\")".to_string());
+        assert_eq!(model(defect.into()).cause, Cause::Bug);
+    }
 }

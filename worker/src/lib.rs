@@ -12,7 +12,10 @@ pub mod loaded;
 pub mod logging;
 pub mod models;
 pub mod prompts;
+pub mod ready;
 pub mod run_partition;
 pub mod session;
 pub mod stages;
+#[cfg(test)]
+mod testing;
 pub mod tls;

@@ -1,12 +1,16 @@
 //! The models of a worker: found at its start, loaded when a stage first needs them.
 
-use crate::failure::{Result, failure, model};
+use crate::failure::{Result, domain, failure, model};
 use crate::hub::{self, Needs};
 use crate::models::clip::Clip;
 use crate::models::llm::Llm;
 use crate::models::text_encoder::TextEncoder;
 use crate::models::{UNet, Vae, Weights};
 use candle_core::{DType, Device, Tensor};
+use ip2p_pipeline::file_hashes::FileHashes;
+use ip2p_pipeline::ids::Fingerprint;
+use ip2p_pipeline::model_id;
+use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::spec::{self, Dtype, Spec};
 use ip2p_pipeline::task::Cause;
 use std::path::{Path, PathBuf};
@@ -60,6 +64,22 @@ impl Models {
         Ok(Models { paths, dtype, device, diffusion: None, clip: None, llm: None })
     }
 
+    /// The models of a plan: exactly those that it was made for.
+    pub async fn of_plan(plan: &Plan) -> Result<Self> {
+        let spec = Spec { models: plan.weights().clone(), ..plan.spec.clone() };
+        let models = Self::prepare(&spec).await?;
+        let planned = &plan.models;
+        let weights = &spec.models;
+        check_store(&weights.diffusion, Some(planned.diffusion)).await?;
+        check_store(&weights.clip, Some(planned.clip)).await?;
+        for (reference, planned) in [(&weights.vae, planned.vae), (&weights.llm, planned.llm)] {
+            if let Some(reference) = reference {
+                check_store(reference, planned).await?;
+            }
+        }
+        Ok(models)
+    }
+
     /// What this worker would compute on, for people.
     pub fn describe_device() -> String {
         let threads = candle_core::utils::get_num_threads();
@@ -83,6 +103,15 @@ impl Models {
 }
 
 impl Models {
+    /// Loads what draws anew, if it was loaded.
+    pub fn refresh(&mut self) -> Result<()> {
+        let loaded = [self.diffusion.take().is_some(), self.clip.take().is_some()];
+        if loaded.contains(&true) {
+            self.for_pairs()?;
+        }
+        Ok(())
+    }
+
     /// The language model of `prompts: { backend: local }`.
     pub fn for_prompts(&mut self) -> Result<&mut Llm> {
         if self.llm.is_none() {
@@ -131,6 +160,15 @@ async fn find(reference: &str, needs: Needs) -> Result<PathBuf> {
         let cause = if e.is_transient() { Cause::Transient } else { Cause::BadInput };
         failure(cause, e.to_string())
     })
+}
+
+/// What an object store holds under a name can change: workers that start later must not mix models.
+async fn check_store(reference: &str, planned: Option<Fingerprint>) -> Result<()> {
+    let remote = reference.split_once("://").is_some_and(|(scheme, _)| !matches!(scheme, "file" | "hf"));
+    if !remote || Some(model_id::of_reference(reference, &FileHashes::from_env()).await.map_err(domain)?) == planned {
+        return Ok(());
+    }
+    Err(failure(Cause::BadInput, format!("model `{reference}` has changed since this run was planned: start the run again to plan anew")))
 }
 
 async fn find_optional(reference: Option<&str>, needs: Needs) -> Result<Option<PathBuf>> {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use ip2p_pipeline::commit::{self, Committed};
 use ip2p_pipeline::layout::StageDir;
 use ip2p_pipeline::manifest::{Attempt, ChunkManifest, Counts, DataObject, PartitionManifest};
-use ip2p_pipeline::task::{Assignment, Cause, Finished};
+use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -58,11 +58,14 @@ pub async fn run_partition(env: &Env, assignment: Assignment, worker: &str, cont
             break;
         }
         let place = ChunkPlace { dir, partition, epoch: assignment.epoch, start };
-        let chunk = make_chunk(env, work.as_mut(), &place, &attempt, control).await?;
+        let (chunk, failed) = make_chunk(env, work.as_mut(), &place, &attempt, control).await?;
         match commit::commit_chunk(&env.store, &dir, &chunk).await.map_err(domain)? {
             Committed::Ours => chunks.push(chunk),
             // An older attempt was still alive and faster; its chunk is as good as ours.
             Committed::Theirs(theirs) => chunks.push(theirs),
+        }
+        if let Some(f) = failed {
+            return Err(f);
         }
         if control.lost() {
             return Err(failure(Cause::Preempted, "the lease was lost"));
@@ -78,21 +81,24 @@ pub async fn run_partition(env: &Env, assignment: Assignment, worker: &str, cont
     }
 }
 
-/// Works until the chunk is worth a commit, and writes its data.
+/// Works until the chunk is worth a commit or a step fails, and writes the data of all steps before.
 async fn make_chunk(
     env: &Env,
     work: &mut dyn Work,
     place: &ChunkPlace,
     attempt: &Attempt,
     control: &Arc<Control>,
-) -> Result<ChunkManifest> {
+) -> Result<(ChunkManifest, Option<Failure>)> {
     let started = Instant::now();
     let total = work.records();
-    let mut end = place.start;
+    let (mut end, mut failed) = (place.start, None);
     while end < total {
         end = match work.step(end, control).await {
             // What the earlier steps made is still worth a commit.
-            Err(f) if f.cause == Cause::Preempted && control.draining() && !control.lost() && end > place.start => break,
+            Err(f) if !control.lost() && end > place.start => {
+                failed = Some(f);
+                break;
+            }
             step => step?.clamp(end + 1, total),
         };
         control.at_record(end, total);
@@ -108,7 +114,7 @@ async fn make_chunk(
     for (role, key, bytes) in data.objects {
         objects.push(commit::write_data(&env.store, role, key, bytes).await.map_err(domain)?);
     }
-    Ok(ChunkManifest {
+    let chunk = ChunkManifest {
         stage: place.dir.stage,
         partition: place.partition,
         start: place.start,
@@ -118,9 +124,68 @@ async fn make_chunk(
         objects,
         seconds: started.elapsed().as_secs_f64(),
         figures: data.figures,
-    })
+    };
+    Ok((chunk, failed))
 }
 
 fn finished(manifest: &PartitionManifest) -> Finished {
     Finished { counts: manifest.counts(), seconds: manifest.seconds(), figures: manifest.figures() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Device;
+    use crate::loaded::Models;
+    use crate::testing;
+    use async_trait::async_trait;
+    use ip2p_pipeline::layout::Stage;
+    use ip2p_pipeline::store::Store;
+
+    /// Ten records; the one at `fails_at` cannot be processed.
+    struct Scripted {
+        fails_at: u64,
+        done: u64,
+    }
+
+    #[async_trait]
+    impl Work for Scripted {
+        fn records(&self) -> u64 {
+            10
+        }
+
+        async fn step(&mut self, start: u64, _: &Arc<Control>) -> Result<u64> {
+            if start == self.fails_at {
+                return Err(failure(Cause::Bug, "record 4 is broken"));
+            }
+            self.done += 1;
+            Ok(start + 1)
+        }
+
+        async fn take_chunk(&mut self, _: &ChunkPlace) -> Result<ChunkData> {
+            let counts = Counts { expected: self.done, output: self.done, ..Counts::default() };
+            Ok(ChunkData { counts, ..ChunkData::default() })
+        }
+    }
+
+    async fn env() -> Env {
+        let dir = tempfile::tempdir().unwrap();
+        let mut plan = testing::plan(dir.path());
+        plan.spec.run.chunk = std::time::Duration::from_secs(3600);
+        let device = Device::start(Models::prepare(&plan.spec).await.unwrap()).unwrap();
+        Env { store: Store::memory(), plan: Arc::new(plan), device }
+    }
+
+    #[tokio::test]
+    async fn what_was_done_before_a_failure_is_worth_a_commit() {
+        let env = env().await;
+        let place = |start| ChunkPlace { dir: env.plan.dir(Stage::Pairs), partition: 0, epoch: 1, start };
+        let attempt = Attempt { epoch: 1, worker: "w".to_string() };
+        let (mut work, control) = (Scripted { fails_at: 4, done: 0 }, Arc::new(Control::default()));
+        let (chunk, failed) = make_chunk(&env, &mut work, &place(0), &attempt, &control).await.unwrap();
+        assert_eq!((chunk.start, chunk.end, chunk.counts.output), (0, 4, 4));
+        assert_eq!(failed.unwrap().message, "record 4 is broken");
+        let nothing_done = make_chunk(&env, &mut work, &place(4), &attempt, &control).await.unwrap_err();
+        assert_eq!(nothing_done.cause, Cause::Bug);
+    }
 }

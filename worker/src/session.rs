@@ -1,17 +1,17 @@
 //! A worker's life: register, lease, work, report, until the coordinator says there is no more work.
 
 use crate::control::Control;
-use crate::device::Device;
 use crate::failure::{Result, failure};
 use crate::loaded::Models;
+use crate::ready;
 use crate::run_partition::run_partition;
 use crate::stages::Env;
 use backon::{ExponentialBuilder, Retryable};
 use ip2p_pipeline::plan::Plan;
-use ip2p_pipeline::store::Store;
 use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished};
 use ip2p_proto::v1::coordinator_client::CoordinatorClient;
 use ip2p_proto::{MAX_MESSAGE_BYTES, PROTOCOL, TOKEN_KEY, Wire, v1};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -26,7 +26,7 @@ use tonic::{Code, Request, Status};
 pub struct SessionOptions {
     /// e.g. `http://127.0.0.1:7070`.
     pub coordinator: String,
-    /// Unique in the run.
+    /// Proposed name; the coordinator gives a second worker of this name another one.
     pub name: String,
     /// The coordinator's token; never logged.
     pub token: String,
@@ -56,6 +56,8 @@ impl Interceptor for Bearer {
 struct Session {
     client: Client,
     options: SessionOptions,
+    /// What the coordinator calls this worker.
+    name: String,
     env: Env,
     lease: Duration,
     /// Turns true when the worker should leave.
@@ -63,17 +65,47 @@ struct Session {
 }
 
 /// Works for the coordinator until one side ends it.
-pub async fn run(options: SessionOptions, leave: watch::Receiver<bool>) -> Result<Ended> {
+pub async fn run(options: SessionOptions, mut leave: watch::Receiver<bool>) -> Result<Ended> {
     let client = connect(&options).await?;
     let welcome = register(&client, &options).await?;
     let plan: Plan = serde_json::from_str(&welcome.plan_json)
         .map_err(|e| failure(Cause::Bug, format!("the coordinator sent a plan this worker cannot read: {e}")))?;
-    let store = Store::open(&welcome.store_url).map_err(crate::failure::domain)?;
-    let models = Models::prepare(&plan.spec).await?;
-    let device = Device::start(models).map_err(|e| failure(Cause::Resource, format!("cannot start the device thread: {e}")))?;
-    let env = Env { store, plan: Arc::new(plan), device };
+    let store = ready::open_store(&welcome.store_url, &plan).await?;
+    let open = ip2p_proto::stages(&welcome.open_stages).map_err(|e| failure(Cause::Bug, e.to_string()))?;
     let lease = Duration::from_millis(welcome.lease_millis);
-    Session { client, options, env, lease, leave }.serve().await
+    let ready = tokio::select! {
+        ready = ready::get_ready(&plan, &open) => ready,
+        never = stay_known(&client, &welcome.worker, lease) => match never {},
+        _ = wait_true(&mut leave) => return Ok(Ended::Left),
+    };
+    let device = match ready {
+        Ok(device) => device,
+        Err(f) => return Err(tell_unfit(&client, &welcome.worker, f).await),
+    };
+    let env = Env { store, plan: Arc::new(plan), device };
+    Session { client, options, name: welcome.worker, env, lease, leave }.serve().await
+}
+
+/// Heartbeats without a lease, because loading models can take longer than a lease lasts.
+async fn stay_known(client: &Client, worker: &str, lease: Duration) -> Infallible {
+    let mut beat = tokio::time::interval(lease / 6);
+    loop {
+        beat.tick().await;
+        let request = v1::HeartbeatRequest { worker: worker.to_string(), progress: None };
+        // Whoever is forgotten all the same registers again when it asks for work.
+        let _ = client.clone().heartbeat(request).await;
+    }
+}
+
+/// Tells the coordinator what no new try can mend; hands the failure on.
+async fn tell_unfit(client: &Client, worker: &str, f: Failure) -> Failure {
+    if matches!(f.cause, Cause::BadInput | Cause::Resource) {
+        let request = v1::UnfitRequest { worker: worker.to_string(), failed: Some(f.clone().into()) };
+        if let Err(status) = client.clone().unfit(request).await {
+            tracing::warn!("the coordinator could not be told: {}", status.message());
+        }
+    }
+    f
 }
 
 async fn register(client: &Client, options: &SessionOptions) -> Result<v1::RegisterResponse> {
@@ -83,7 +115,11 @@ async fn register(client: &Client, options: &SessionOptions) -> Result<v1::Regis
         worker: options.name.clone(),
         device: Models::describe_device(),
     };
-    Ok(client.clone().register(request).await.map_err(|status| refused(options, status))?.into_inner())
+    let welcome = client.clone().register(request).await.map_err(|status| refused(options, status))?.into_inner();
+    if welcome.worker != options.name {
+        tracing::warn!("another worker calls itself {}: this one is {} from now on", options.name, welcome.worker);
+    }
+    Ok(welcome)
 }
 
 async fn connect(options: &SessionOptions) -> Result<Client> {
@@ -123,7 +159,7 @@ fn refused(options: &SessionOptions, status: Status) -> Failure {
 impl Session {
     async fn serve(mut self) -> Result<Ended> {
         loop {
-            let request = v1::LeaseRequest { worker: self.options.name.clone() };
+            let request = v1::LeaseRequest { worker: self.name.clone() };
             let mut client = self.client.clone();
             let answer = tokio::select! {
                 answer = client.lease(request) => answer,
@@ -131,9 +167,9 @@ impl Session {
             };
             let answer = match answer {
                 Ok(answer) => answer.into_inner().answer,
-                // It was silent for longer than a lease, for example while it fetched models.
+                // It was silent for longer than a lease.
                 Err(status) if status.code() == Code::NotFound => {
-                    register(&self.client, &self.options).await?;
+                    self.name = register(&self.client, &self.options).await?.worker;
                     continue;
                 }
                 Err(status) => return Err(refused(&self.options, status)),
@@ -153,7 +189,7 @@ impl Session {
     async fn work(&self, assignment: Assignment) -> Result<()> {
         let control = Arc::new(Control::default());
         let mut leave = self.leave.clone();
-        let attempt = run_partition(&self.env, assignment, &self.options.name, &control);
+        let attempt = run_partition(&self.env, assignment, &self.name, &control);
         tokio::pin!(attempt);
         let mut beat = tokio::time::interval((self.lease / 6).min(Duration::from_secs(1)));
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -175,12 +211,16 @@ impl Session {
                 _ = wait_true(&mut leave), if !control.draining() => control.drain(),
             }
         };
-        self.report(assignment, outcome).await
+        self.report(assignment, outcome).await?;
+        match self.env.device.broken() {
+            Some(why) => Err(failure(Cause::Resource, why)),
+            None => Ok(()),
+        }
     }
 
     async fn beat(&self, assignment: Assignment, control: &Control) -> Result<(), Status> {
         let progress = Some(control.progress(assignment).into());
-        let request = v1::HeartbeatRequest { worker: self.options.name.clone(), progress };
+        let request = v1::HeartbeatRequest { worker: self.name.clone(), progress };
         let mut request = Request::new(request);
         request.set_timeout(self.lease / 3);
         let answer = self.client.clone().heartbeat(request).await?.into_inner();
@@ -194,14 +234,16 @@ impl Session {
     }
 
     async fn report(&self, assignment: Assignment, outcome: Result<Finished>) -> Result<()> {
+        // Whose memory or disk it was matters to who reads this elsewhere.
+        let outcome = outcome.map_err(|f| match f.cause {
+            Cause::Resource => failure(f.cause, format!("worker {}: {}", self.name, f.message)),
+            Cause::Transient | Cause::Preempted | Cause::BadInput | Cause::Bug => f,
+        });
         if let Err(f) = &outcome {
             tracing::warn!(stage = %assignment.stage, partition = assignment.partition, cause = f.cause.name(), "attempt ended: {}", f.message);
         }
-        let message = v1::ReportRequest {
-            worker: self.options.name.clone(),
-            assignment: Some(assignment.into()),
-            outcome: Some(Wire::from(outcome).0),
-        };
+        let message =
+            v1::ReportRequest { worker: self.name.clone(), assignment: Some(assignment.into()), outcome: Some(Wire::from(outcome).0) };
         let send = || {
             let (mut client, message) = (self.client.clone(), message.clone());
             async move { client.report(message).await }

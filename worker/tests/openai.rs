@@ -371,3 +371,61 @@ async fn the_key_is_in_no_log_and_in_no_error() {
     assert!(results.contains("incorrect key [key]"), "{results}");
     assert!(!logs.contains(KEY) && !results.contains(KEY));
 }
+
+/// What the probe at a worker's start says of a server, and how long it took.
+async fn probe(url: String, api_key_env: Option<&str>) -> (Result<(), BackendError>, Duration) {
+    let server = OpenAi {
+        base_url: url,
+        model: "test-model".to_string(),
+        api: OpenAiApi::Chat,
+        api_key_env: api_key_env.map(str::to_string),
+        concurrency: 1,
+        timeout: Duration::from_secs(30),
+        retries: 3,
+        moderation: None,
+    };
+    let key = api_key_env.map(|_| KEY.to_string());
+    let started = std::time::Instant::now();
+    let result = OpenAiBackend::new(&prompts(server.clone()), &server, key).unwrap().probe().await;
+    (result, started.elapsed())
+}
+
+#[tokio::test]
+async fn any_answer_to_the_probe_is_a_sign_of_life() {
+    let scopes = json!({"error": {"message": "You have insufficient permissions. Missing scopes: api.model.read", "type": "x"}});
+    for step in [Step::json(200, &json!({"data": []})), error(404, "none"), error(500, "busy"), Step::json(403, &scopes), Step::Cut("{")] {
+        let server = TestServer::start(move |_, _| step.clone()).await;
+        probe(server.url(), Some("THE_KEY")).await.0.unwrap();
+        let seen = server.seen();
+        assert_eq!((seen.len(), seen[0].path.as_str()), (1, "/v1/models"));
+        assert_eq!(seen[0].authorization.as_deref(), Some(format!("Bearer {KEY}").as_str()));
+    }
+}
+
+#[tokio::test]
+async fn a_refused_key_is_found_by_the_probe_and_its_variable_named() {
+    for (variable, part) in [(Some("THE_KEY"), "environment variable THE_KEY"), (None, "api_key_env")] {
+        for status in [401, 403] {
+            let server = TestServer::start(move |_, _| error(status, KEY)).await;
+            let error = probe(server.url(), variable).await.0.unwrap_err();
+            let BackendError::Misconfigured(message) = &error else { panic!("{error:?}") };
+            assert!(message.contains(part) && message.contains(&server.url()) && message.contains(&status.to_string()), "{message}");
+            assert!(variable.is_none() || !message.contains(KEY), "{message}");
+        }
+    }
+}
+
+/// A port that nobody listens on, a name that nobody has, and a server that does not speak TLS.
+#[tokio::test]
+async fn a_wrong_address_is_found_by_the_probe_within_seconds() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nobody = format!("http://{}/v1", listener.local_addr().unwrap());
+    drop(listener);
+    let server = TestServer::start(|_, _| chat(GOOD_CHAT)).await;
+    for url in [nobody, "http://no-such-host.invalid/v1".to_string(), server.url().replace("http://", "https://")] {
+        let (result, took) = probe(url.clone(), None).await;
+        let BackendError::Misconfigured(message) = result.unwrap_err() else { panic!("{url}") };
+        assert!(message.contains(&url) && message.contains("cannot connect") && message.contains("base_url"), "{message}");
+        assert!(took < Duration::from_secs(30), "{url}: {took:?}");
+    }
+}

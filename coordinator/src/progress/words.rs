@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_worker_tells_what_it_holds_and_how_long_it_was_silent() {
-        let assignment = Assignment { stage: Stage::Pairs, partition: 12, epoch: 7 };
+        let assignment = Assignment { stage: Stage::Pairs, partition: 12, epoch: 7, failures: 0 };
         let progress = Progress { assignment, done: 5, total: 32, units: 500, kept: 40 };
         let idle = WorkerView { name: "a\x1b[2J".to_string(), device: "cpu".to_string(), progress: None, holds: None, silent: 90.0 };
         let busy = WorkerView { progress: Some(progress), holds: Some(assignment), silent: 12.0, ..idle.clone() };

@@ -61,6 +61,11 @@ pub enum Event {
         assignment: Assignment,
         outcome: Result<Finished, Failure>,
     },
+    /// It cannot work: a model does not load, or a server is not there.
+    Unfit {
+        worker: WorkerName,
+        failure: Failure,
+    },
     /// Its process ended.
     Left {
         worker: WorkerName,
@@ -159,6 +164,8 @@ pub struct Scheduler {
     granted: u32,
     stages: Vec<StageState>,
     workers: BTreeMap<WorkerName, Worker>,
+    /// A worker asked for work: it had everything that it needs.
+    proven: bool,
     stop: Option<Stop>,
     finished: bool,
 }
@@ -172,6 +179,7 @@ impl Scheduler {
             granted: 0,
             stages: recovered.into_iter().map(StageState::recover).collect(),
             workers: BTreeMap::new(),
+            proven: false,
             stop: None,
             finished: false,
         };
@@ -189,6 +197,19 @@ impl Scheduler {
         &self.workers
     }
 
+    /// Stages that still have work, now or later.
+    pub fn open_stages(&self) -> impl Iterator<Item = Stage> + '_ {
+        self.stages.iter().filter(|stage| !stage.complete()).map(StageState::stage)
+    }
+
+    /// The proposed name, or while a worker has it the next one like it. Two workers under one name would take each
+    /// other's leases.
+    pub fn free_name(&self, proposed: &str) -> WorkerName {
+        let numbered = (2u64..).map(|n| format!("{proposed}~{n}"));
+        let mut names = std::iter::once(proposed.to_string()).chain(numbered);
+        names.find(|name| !self.workers.contains_key(name)).unwrap_or_else(|| proposed.to_string())
+    }
+
     pub fn stop_reason(&self) -> Option<&Stop> {
         self.stop.as_ref()
     }
@@ -202,6 +223,7 @@ impl Scheduler {
             Event::WantsWork { worker } => self.wants_work(&worker, now, &mut commands),
             Event::Beat { worker, progress } => commands.push(self.beat(worker, progress, now)),
             Event::Reported { worker, assignment, outcome } => self.reported(&worker, assignment, outcome, now, &mut commands),
+            Event::Unfit { worker, failure } => self.unfit(&worker, failure, now, &mut commands),
             Event::Left { worker, why } => self.left(&worker, &why, now, &mut commands),
             Event::Drain { why } => self.stop(why),
             Event::Tick => self.expire(now, &mut commands),
@@ -222,6 +244,7 @@ impl Scheduler {
     fn wants_work(&mut self, worker: &WorkerName, now: Moment, commands: &mut Vec<Command>) {
         // Who asks for work holds none: its report may have been lost on the way.
         self.release(worker, "the worker asked for other work", now, commands);
+        self.proven = true;
         if let Some(state) = self.workers.get_mut(worker) {
             state.last_beat = now;
             state.wants_work = true;
@@ -305,6 +328,14 @@ impl Scheduler {
         }
         let stage = &mut self.stages[stage_number(assignment.stage)];
         commands.push(Command::Notice(stage.fail(assignment, failure, now, &self.policy)));
+    }
+
+    /// While no worker has ever been ready, what one lacks is what the run lacks. Later it is that worker's alone.
+    fn unfit(&mut self, worker: &WorkerName, failure: Failure, now: Moment, commands: &mut Vec<Command>) {
+        self.left(worker, &failure.message, now, commands);
+        if !self.proven {
+            self.stop(Stop::BadInput(failure.message));
+        }
     }
 
     fn left(&mut self, worker: &WorkerName, why: &str, now: Moment, commands: &mut Vec<Command>) {

@@ -180,7 +180,7 @@ impl StageState {
     pub(super) fn lease_next(&mut self, lease: Lease) -> Option<Assignment> {
         let partition = *self.ready.first()?;
         let PartitionState::Ready { tries } = *self.state(partition) else { return None };
-        let assignment = Assignment { stage: self.stage, partition, epoch: lease.epoch };
+        let assignment = Assignment { stage: self.stage, partition, epoch: lease.epoch, failures: tries.failures };
         self.set(partition, PartitionState::Leased { tries, lease });
         Some(assignment)
     }

@@ -154,6 +154,55 @@ fn bad_input_stops_the_run_at_once() {
 }
 
 #[test]
+fn a_later_attempt_knows_how_many_failed_before() {
+    let mut s = Scheduler::new(policy(), 1, fresh(1));
+    let first = granted(&join(&mut s, "w", secs(0))).unwrap();
+    assert_eq!(first.failures, 0);
+    let _ = report(&mut s, "w", first, failure(Cause::Preempted), secs(0));
+    let second = granted(&s.step(Event::WantsWork { worker: "w".to_string() }, secs(0))).unwrap();
+    assert_eq!(second.failures, 0, "a preempted attempt says nothing against the records");
+    let _ = report(&mut s, "w", second, failure(Cause::Bug), secs(0));
+    let _ = s.step(Event::WantsWork { worker: "w".to_string() }, secs(0));
+    let third = granted(&s.step(Event::Tick, secs(9))).unwrap();
+    assert_eq!(third.failures, 1);
+}
+
+#[test]
+fn what_the_first_worker_lacks_stops_the_run_and_what_a_later_one_lacks_does_not() {
+    let unfit = |s: &mut Scheduler, worker: &str| {
+        let failure = Failure { cause: Cause::BadInput, message: "no model".to_string() };
+        let _ = s.step(Event::Joined { worker: worker.to_string(), device: String::new() }, secs(0));
+        s.step(Event::Unfit { worker: worker.to_string(), failure }, secs(0))
+    };
+    let mut s = Scheduler::new(policy(), 1, fresh(1));
+    assert!(unfit(&mut s, "a").contains(&Command::Finish(Ending::Stopped(Stop::BadInput("no model".to_string())))));
+    let mut s = Scheduler::new(policy(), 1, fresh(1));
+    let _ = join(&mut s, "sound", secs(0));
+    assert_eq!(unfit(&mut s, "b"), []);
+    assert_eq!(s.workers().len(), 1);
+}
+
+#[test]
+fn names_are_unique_among_the_living() {
+    let mut s = Scheduler::new(policy(), 1, fresh(1));
+    for expected in ["w", "w~2", "w~3"] {
+        let name = s.free_name("w");
+        assert_eq!(name, expected);
+        let _ = s.step(Event::Joined { worker: name, device: String::new() }, secs(0));
+    }
+    let _ = s.step(Event::Left { worker: "w".to_string(), why: String::new() }, secs(0));
+    assert_eq!(s.free_name("w"), "w");
+}
+
+#[test]
+fn complete_stages_are_not_open() {
+    let mut recovered = fresh(1);
+    recovered[0].committed = vec![(0, finished(Stage::Prompts))];
+    let s = Scheduler::new(policy(), 1, recovered);
+    assert_eq!(s.open_stages().collect::<Vec<_>>(), [Stage::Pairs, Stage::Filter, Stage::Index, Stage::Shards]);
+}
+
+#[test]
 fn a_drain_waits_for_what_is_held() {
     let mut s = Scheduler::new(policy(), 1, fresh(3));
     let a = granted(&join(&mut s, "w", secs(0))).unwrap();

@@ -23,12 +23,9 @@ impl Cache {
         Cache { root: root.into() }
     }
 
-    /// `IP2P_CACHE`, else `ip2p` in `XDG_CACHE_HOME`, else `~/.cache/ip2p`, else a folder for temporary files.
+    /// The folder that `IP2P_CACHE` names, or its default.
     pub fn from_env() -> Self {
-        let set = |key: &str| std::env::var_os(key).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let home = || set("HOME").map(|home| home.join(".cache"));
-        let default = || set("XDG_CACHE_HOME").or_else(home).unwrap_or_else(std::env::temp_dir).join("ip2p");
-        Cache { root: set("IP2P_CACHE").unwrap_or_else(default) }
+        Self::at(ip2p_pipeline::file_hashes::cache_root())
     }
 
     /// Where a repository's listings and files lie.

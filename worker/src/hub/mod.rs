@@ -62,5 +62,13 @@ pub async fn resolve(reference: &str, needs: Needs) -> Result<PathBuf> {
     }
 }
 
+/// The reference under which these weights can be had for ever: names of the hub get their commit.
+pub async fn pin(reference: &str, needs: Needs) -> Result<String> {
+    match Reference::parse(reference)? {
+        Reference::Hub(reference) => Hub::from_env()?.pin(&reference, needs).await,
+        Reference::Local(_) | Reference::Store(_) => Ok(reference.to_string()),
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -74,10 +74,22 @@ impl HubReference {
         })
     }
 
+    /// The same reference at a commit, in the one form that names it.
+    pub(super) fn at(&self, commit: &str) -> String {
+        let path = if self.path.is_empty() { String::new() } else { format!("/{}", self.path) };
+        let variant = self.variant.as_ref().map(|variant| format!("?variant={variant}")).unwrap_or_default();
+        format!("hf://{}@{}{path}{variant}", self.repository, commit.to_ascii_lowercase())
+    }
+
     /// True when the revision is a commit, which never moves.
     pub(super) fn is_commit(&self) -> bool {
-        self.revision.len() == 40 && self.revision.bytes().all(|b| b.is_ascii_hexdigit())
+        is_commit(&self.revision)
     }
+}
+
+/// 40 hex digits.
+pub(super) fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 #[cfg(test)]
@@ -104,7 +116,10 @@ mod tests {
         let full = hub("hf://a.b/c_d@refs%2Fpr%2F1/sub/x.safetensors?variant=fp16");
         assert_eq!((full.repository.as_str(), full.revision.as_str()), ("a.b/c_d", "refs%2Fpr%2F1"));
         assert_eq!((full.path.as_str(), full.variant.as_deref()), ("sub/x.safetensors", Some("fp16")));
-        assert!(hub(&format!("hf://a/b@{}", "0f".repeat(20))).is_commit());
+        let commit = "0f".repeat(20);
+        assert!(hub(&format!("hf://a/b@{commit}")).is_commit());
+        assert_eq!(plain.at(&commit), format!("hf://openai/clip-vit-large-patch14@{commit}"));
+        assert_eq!(full.at(&commit), format!("hf://a.b/c_d@{commit}/sub/x.safetensors?variant=fp16"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::cache::{self, Cache};
 use super::client::{Client, Listing, Sibling};
 use super::error::{Error, Result};
-use super::reference::HubReference;
+use super::reference::{HubReference, is_commit};
 use super::{Needs, selection};
 use backon::{BackoffBuilder, ExponentialBuilder, Retryable, Sleeper, TokioSleeper};
 use sha2::{Digest, Sha256};
@@ -54,9 +54,26 @@ impl Hub {
         Ok(if reference.path.is_empty() { folder } else { folder.join(&reference.path) })
     }
 
+    /// The reference with the commit that its revision stands for now, or stood for when the hub was last reached.
+    pub(super) async fn pin(&self, reference: &HubReference, needs: Needs) -> Result<String> {
+        if reference.is_commit() {
+            return Ok(reference.at(&reference.revision));
+        }
+        let home = self.cache.repository(&reference.repository);
+        let listing = self.listing(reference, &home, needs).await?;
+        chosen(reference, &listing, needs)?;
+        if !is_commit(&listing.sha) {
+            let problem = format!("its listing has `{}` for a commit: is HF_ENDPOINT a hub?", listing.sha);
+            return Err(Error::Missing { reference: reference.text.clone(), problem });
+        }
+        // Workers ask for the commit, also without a network.
+        remember(&seen_at(&home, &listing.sha.to_ascii_lowercase()), &listing).await?;
+        Ok(reference.at(&listing.sha))
+    }
+
     /// The files of the revision: from the hub, or when it cannot be reached, as it was last seen.
     async fn listing(&self, reference: &HubReference, home: &Path, needs: Needs) -> Result<Listing> {
-        let path = home.join("revisions").join(format!("{}.json", reference.revision));
+        let path = seen_at(home, &reference.revision);
         let seen = || std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Listing>(&bytes).ok());
         if let Some(listing) = seen().filter(|_| reference.is_commit()) {
             return Ok(listing);
@@ -171,6 +188,11 @@ fn chosen(reference: &HubReference, listing: &Listing, needs: Needs) -> Result<V
     }
     let names = selection::select(&inside, needs, reference.variant.as_deref()).map_err(missing)?;
     Ok(names.iter().filter_map(|name| find(&format!("{folder}{name}"))).collect())
+}
+
+/// Where the last listing of a revision is kept.
+fn seen_at(home: &Path, revision: &str) -> PathBuf {
+    home.join("revisions").join(format!("{revision}.json"))
 }
 
 /// Names become paths in the cache: whatever the server says, they stay inside it.

@@ -7,15 +7,19 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Response, StatusCode, Uri};
 use backon::ExponentialBuilder;
 use bytes::Bytes;
+use ip2p_pipeline::file_hashes::FileHashes;
+use ip2p_pipeline::model_id;
 use reference::HubReference;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+/// Where the branch is after it moved.
+const LATER: &str = "89abcdef0123456789abcdef0123456789abcdef";
 const TOKEN: &str = "hf_secret";
 
 /// What the server holds, how it misbehaves, and what it was asked.
@@ -27,6 +31,8 @@ struct FakeHub {
     /// So many answers to come are cut in the middle.
     cuts: AtomicUsize,
     wrong_sha256: bool,
+    /// The branch is at [`LATER`].
+    moved: AtomicBool,
     /// Another host that large files are redirected to.
     content_host: Option<String>,
     requests: Mutex<Vec<Asked>>,
@@ -54,13 +60,15 @@ impl FakeHub {
         if self.wrong_sha256 { "0".repeat(64) } else { right }
     }
 
-    fn listing(&self) -> String {
+    fn listing(&self, revision: &str) -> String {
+        let branch = if self.moved.load(Ordering::SeqCst) { LATER } else { COMMIT };
+        let sha = if revision == "main" { branch } else { revision };
         let sibling = |(name, bytes): (&String, &Vec<u8>)| {
             let lfs = serde_json::json!({"sha256": self.sha256(bytes), "size": bytes.len(), "pointerSize": 130});
             let lfs = if name.ends_with(".json") { serde_json::Value::Null } else { lfs };
             serde_json::json!({"rfilename": name, "size": bytes.len(), "blobId": "x", "lfs": lfs})
         };
-        serde_json::json!({"id": "a/b", "sha": COMMIT, "siblings": self.files.iter().map(sibling).collect::<Vec<_>>()}).to_string()
+        serde_json::json!({"id": "a/b", "sha": sha, "siblings": self.files.iter().map(sibling).collect::<Vec<_>>()}).to_string()
     }
 
     fn asked(&self) -> Vec<Asked> {
@@ -81,8 +89,8 @@ async fn answer(State(hub): State<Arc<FakeHub>>, uri: Uri, headers: HeaderMap) -
     if let Some(status) = hub.refuse {
         return Response::builder().status(status).body(Body::empty()).unwrap();
     }
-    if uri.path() == "/api/models/a/b/revision/main" {
-        return Response::new(hub.listing().into());
+    if let Some(revision @ ("main" | COMMIT | LATER)) = uri.path().strip_prefix("/api/models/a/b/revision/") {
+        return Response::new(hub.listing(revision).into());
     }
     let Some((name, bytes)) = hub.files.iter().find(|(name, _)| uri.path().ends_with(&format!("/{name}"))) else {
         return Response::builder().status(404).body(Body::empty()).unwrap();
@@ -252,6 +260,48 @@ async fn without_a_network_the_cache_serves() {
     assert_eq!(offline.fetch(&reference("hf://a/b"), Needs::Clip).await.unwrap(), path);
     let error = offline.fetch(&reference("hf://a/other"), Needs::Clip).await.unwrap_err().to_string();
     assert!(error.contains(&format!("cannot reach {url}")) && error.contains("copy the model to this machine"), "{error}");
+}
+
+#[tokio::test]
+async fn a_moved_branch_is_another_model_and_the_old_commit_can_still_be_had() {
+    let (hub, cache) = (Arc::new(FakeHub::clip()), tempfile::tempdir().unwrap());
+    let (url, _server) = serve(hub.clone()).await;
+    let client = hub_at(&url, cache.path());
+    let branch = reference("hf://a/b");
+    let pinned = client.pin(&branch, Needs::Clip).await.unwrap();
+    assert_eq!(pinned, format!("hf://a/b@{COMMIT}"));
+    assert!(hub.fetched().is_empty(), "planning fetches no weights");
+    hub.moved.store(true, Ordering::SeqCst);
+    let later = client.pin(&branch, Needs::Clip).await.unwrap();
+    assert_eq!(later, format!("hf://a/b@{LATER}"));
+    let hashes = FileHashes::at(cache.path());
+    let of = async |text: &str| model_id::of_reference(text, &hashes).await.unwrap();
+    assert_ne!(of(&pinned).await, of(&later).await);
+    // A worker on another machine, with a cache of its own, gets what the plan says.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let path = hub_at(&url, elsewhere.path()).fetch(&reference(&pinned), Needs::Clip).await.unwrap();
+    assert!(path.ends_with(COMMIT), "{}", path.display());
+    assert!(hub.asked().iter().any(|asked| asked.path == format!("/a/b/resolve/{COMMIT}/model.safetensors")));
+}
+
+#[tokio::test]
+async fn offline_a_branch_is_where_it_was_last_seen() {
+    let (hub, cache) = (Arc::new(FakeHub::clip()), tempfile::tempdir().unwrap());
+    let (url, server) = serve(hub.clone()).await;
+    let client = hub_at(&url, cache.path());
+    let (branch, asked) = (reference("hf://a/b?variant=x"), hub.asked().len());
+    assert!(client.pin(&branch, Needs::Clip).await.unwrap_err().to_string().contains("no `x` weights"), "checked before any plan");
+    assert_eq!(hub.asked().len(), asked + 1);
+    let branch = reference("hf://a/b");
+    let pinned = client.pin(&branch, Needs::Clip).await.unwrap();
+    client.fetch(&reference(&pinned), Needs::Clip).await.unwrap();
+    server.abort();
+    assert!(server.await.unwrap_err().is_cancelled());
+    assert_eq!(client.pin(&branch, Needs::Clip).await.unwrap(), pinned);
+    client.fetch(&reference(&pinned), Needs::Clip).await.unwrap();
+    let commit = reference(&format!("hf://a/unseen@{COMMIT}/clip"));
+    assert_eq!(client.pin(&commit, Needs::Clip).await.unwrap(), commit.text, "a commit needs no hub");
+    assert!(client.pin(&reference("hf://a/unseen"), Needs::Clip).await.unwrap_err().to_string().contains("cannot reach"));
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ pub use openai::OpenAiBackend;
 use async_trait::async_trait;
 use ip2p_pipeline::completion::Style;
 use ip2p_pipeline::rng::Stream;
+use ip2p_pipeline::task::{Cause, Failure};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -110,4 +111,14 @@ pub enum BackendError {
     /// Key, credit, model or address is wrong, so that every request would fail: stop the run.
     #[error("{0}")]
     Misconfigured(String),
+}
+
+/// What an attempt, or the start of a worker, that met this error should do.
+pub fn failure(error: BackendError) -> Failure {
+    let message = error.to_string();
+    let cause = match error {
+        BackendError::Misconfigured(_) => Cause::BadInput,
+        BackendError::Unavailable(_) | BackendError::Refused(_) => Cause::Transient,
+    };
+    crate::failure::failure(cause, message)
 }

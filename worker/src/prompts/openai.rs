@@ -26,6 +26,7 @@ pub struct OpenAiBackend {
     max_tokens: u32,
     frequency_penalty: f32,
     retries: u32,
+    key_env: Option<String>,
 }
 
 impl OpenAiBackend {
@@ -56,7 +57,16 @@ impl OpenAiBackend {
             max_tokens: prompts.max_tokens,
             frequency_penalty: prompts.frequency_penalty as f32,
             retries: server.retries,
+            key_env: server.api_key_env.clone(),
         })
+    }
+
+    /// Finds out, before anything is asked of it, whether the server is there and takes the key.
+    ///
+    /// # Errors
+    /// [`BackendError::Misconfigured`] after a few seconds when nothing answers at the address.
+    pub async fn probe(&self) -> Result<(), BackendError> {
+        self.transport.probe(self.key_env.as_deref()).await
     }
 
     /// Replaces the waits between retries: the first and the longest, before jitter.

@@ -18,6 +18,13 @@ use std::time::Duration;
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// First and longest own wait between retries, before jitter, which at most doubles it.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// Longest wait for a connection.
+const CONNECT: Duration = Duration::from_secs(10);
+/// A server that has just been started gets these further tries, about two seconds in all.
+const PROBE_RETRIES: usize = 3;
+const PROBE_PAUSE: Duration = Duration::from_millis(300);
+/// One that accepts the connection and says nothing for so long is taken to be busy.
+const PROBE_PATIENCE: Duration = Duration::from_secs(15);
 /// Characters of a server's answer that an error quotes.
 const QUOTED: usize = 300;
 
@@ -78,6 +85,7 @@ impl Transport {
         let http = reqwest::Client::builder()
             .default_headers(headers(key.as_deref())?)
             .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT)
             .build()
             .map_err(|e| BackendError::Misconfigured(format!("HTTP client: {e}")))?;
         let transport = Transport { http, base, key: key.map(Key), timeout, backoff: ExponentialBuilder::new() };
@@ -124,6 +132,44 @@ impl Transport {
         result.map_err(|failure| verdict(failure, usage.retries - retries))
     }
 
+    /// Asks for the list of models, which every server answers somehow: any answer but a refusal of the key will do.
+    /// `key_env` names the variable of the key.
+    ///
+    /// Whoever is not there is taken for a wrong address: this is for the start, before a server has ever answered.
+    pub async fn probe(&self, key_env: Option<&str>) -> Result<(), BackendError> {
+        let url = self.base.join("models").map_err(|e| BackendError::Misconfigured(format!("{}models: {e}", self.base)))?;
+        let ask = || self.http.get(url.clone()).timeout(PROBE_PATIENCE).send();
+        let pauses = ExponentialBuilder::new().with_min_delay(PROBE_PAUSE).with_max_times(PROBE_RETRIES);
+        match ask.retry(pauses).when(reqwest::Error::is_connect).await {
+            Ok(answer) => self.key_is_taken(answer, key_env).await,
+            Err(error) if error.is_connect() => {
+                let advice = "check stages.prompts.openai.base_url, and that the server runs and can be reached from this machine";
+                let problem = format!("no language model server at {}: {}; {advice}", self.base, self.describe(error));
+                Err(BackendError::Misconfigured(problem))
+            }
+            // It is there, but busy or broken: the first real request will say what it is.
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn key_is_taken(&self, answer: reqwest::Response, key_env: Option<&str>) -> Result<(), BackendError> {
+        let status = answer.status();
+        if !matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            return Ok(());
+        }
+        let body = answer.bytes().await.unwrap_or_default();
+        // A good key may lack the right to list models, and OpenAI says so in this word.
+        if String::from_utf8_lossy(&body).contains("scope") {
+            return Ok(());
+        }
+        let advice = match key_env {
+            Some(name) => format!("check the key in the environment variable {name}"),
+            None => "no key was sent: name the variable that holds it in stages.prompts.openai.api_key_env".to_string(),
+        };
+        let message = format!("{} answers HTTP {status}: {}; {advice}", self.base, said(&body));
+        Err(BackendError::Misconfigured(self.without_key(&message)))
+    }
+
     async fn send<A: DeserializeOwned>(&self, path: &str, body: &Bytes) -> Result<A, Failure> {
         let url = self.base.join(path).map_err(|e| Failure::new(Kind::Misconfigured, format!("{}{path}: {e}", self.base)))?;
         let result = self.exchange(url.clone(), body).await;
@@ -144,7 +190,7 @@ impl Transport {
 
     /// The innermost cause of a failed connection, without the address, which the caller adds.
     fn describe(&self, error: reqwest::Error) -> String {
-        if error.is_timeout() {
+        if error.is_timeout() && !error.is_connect() {
             return format!("no complete answer within {} s", self.timeout.as_secs_f64());
         }
         let what = match error.is_connect() {
@@ -197,12 +243,19 @@ fn verdict(failure: Failure, retries: u64) -> BackendError {
 fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
     let json: Value = serde_json::from_slice(body).unwrap_or_default();
     let error = &json["error"];
-    let message = error["message"].as_str().or(error.as_str()).map_or_else(|| quote(body), str::to_string);
+    let message = said(body);
     let out_of_credit = ["code", "type"].iter().any(|key| error[key] == "insufficient_quota");
     let (kind, advice) = advise(status, out_of_credit);
     let mut failure = Failure::new(kind, format!("HTTP {status}: {message}{advice}"));
     failure.wait = retry_after(headers);
     failure
+}
+
+/// What an unsuccessful answer says, in the API's form or any other.
+fn said(body: &[u8]) -> String {
+    let json: Value = serde_json::from_slice(body).unwrap_or_default();
+    let error = &json["error"];
+    error["message"].as_str().or(error.as_str()).map_or_else(|| quote(body), str::to_string)
 }
 
 fn advise(status: StatusCode, out_of_credit: bool) -> (Kind, &'static str) {

@@ -4,6 +4,7 @@
 //! streams, which gives the same bits.
 
 use super::bundle::ImageBundle;
+use super::patience::{Draws, draw_next};
 use super::pool::{Encoded, Pool};
 use super::{Env, Work, input, latents, role, rows};
 use crate::control::Control;
@@ -20,7 +21,7 @@ use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::records::{IndexRow, ScoredCandidate, Triplet, Verdict};
 use ip2p_pipeline::selection;
 use ip2p_pipeline::tables::Table;
-use ip2p_pipeline::task::Cause;
+use ip2p_pipeline::task::{Assignment, Cause};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -30,6 +31,8 @@ struct FilterWork {
     /// All candidates, `samples` per triplet, in the triplets' order.
     candidates: Vec<ScoredCandidate>,
     pairs: PartitionManifest,
+    /// Failed attempts at the partition before this one.
+    failures: u32,
     judged: Vec<Judged>,
 }
 
@@ -39,7 +42,8 @@ struct Judged {
     images: Option<Encoded>,
 }
 
-pub(super) async fn open(env: &Env, partition: u32) -> Result<impl Work + use<>> {
+pub(super) async fn open(env: &Env, assignment: Assignment) -> Result<impl Work + use<>> {
+    let Assignment { partition, failures, .. } = assignment;
     let prompts = input(env, Stage::Prompts, partition).await?;
     let triplets: Vec<Triplet> = rows(env, &prompts, role::TRIPLETS).await?;
     let pairs = input(env, Stage::Pairs, partition).await?;
@@ -50,7 +54,7 @@ pub(super) async fn open(env: &Env, partition: u32) -> Result<impl Work + use<>>
         let message = format!("pairs partition {partition} has {found} candidates, its triplets need {expected}. Run `audit`");
         return Err(failure(Cause::BadInput, message));
     }
-    Ok(FilterWork { env: env.clone(), triplets, candidates, pairs, judged: Vec::new() })
+    Ok(FilterWork { env: env.clone(), triplets, candidates, pairs, failures, judged: Vec::new() })
 }
 
 #[async_trait]
@@ -60,18 +64,15 @@ impl Work for FilterWork {
     }
 
     async fn step(&mut self, start: u64, control: &Arc<Control>) -> Result<u64> {
-        let triplet = self.triplets[start as usize].clone();
-        let samples = self.env.plan.spec.stages.pairs.samples as usize;
-        let scored = self.candidates[start as usize * samples..][..samples].to_vec();
-        let judged = if self.env.plan.spec.stages.pairs.fuse {
-            self.judge_scores(triplet, scored).await?
-        } else {
-            self.judge_latents(start, triplet, scored).await?
-        };
-        let kept = judged.iter().filter(|j| j.row.verdict == Verdict::Kept).count();
-        control.made(samples as u64, kept as u64);
-        self.judged.extend(judged);
-        Ok(start + 1)
+        let verdicts = draw_next(&*self, start..self.records(), self.failures).await?;
+        let end = start + verdicts.len() as u64;
+        for (record, verdict) in (start..).zip(verdicts) {
+            let judged = verdict.unwrap_or_else(|error| self.quarantined(record, &error));
+            let kept = judged.iter().filter(|j| j.row.verdict == Verdict::Kept).count();
+            control.made(judged.len() as u64, kept as u64);
+            self.judged.extend(judged);
+        }
+        Ok(end)
     }
 
     async fn take_chunk(&mut self, place: &ChunkPlace) -> Result<ChunkData> {
@@ -106,7 +107,44 @@ fn count(counts: &mut Counts, verdict: &Verdict) {
     }
 }
 
+#[async_trait]
+impl Draws for FilterWork {
+    type Drawn = Vec<Judged>;
+
+    async fn draw(&self, record: u64) -> Result<Vec<Judged>> {
+        let (triplet, scored) = (self.triplets[record as usize].clone(), self.scored(record).to_vec());
+        if self.env.plan.spec.stages.pairs.fuse {
+            self.judge_scores(triplet, scored).await
+        } else {
+            self.judge_latents(record, triplet, scored).await
+        }
+    }
+
+    async fn refresh(&self) -> Result<()> {
+        self.env.device.refresh().await
+    }
+
+    fn device(&self) -> String {
+        self.env.device.name().to_string()
+    }
+}
+
 impl FilterWork {
+    /// The candidates of a triplet.
+    fn scored(&self, record: u64) -> &[ScoredCandidate] {
+        let samples = self.env.plan.spec.stages.pairs.samples as usize;
+        &self.candidates[record as usize * samples..][..samples]
+    }
+
+    /// The verdicts of a triplet whose images cannot be made.
+    fn quarantined(&self, record: u64, error: &str) -> Vec<Judged> {
+        let triplet = &self.triplets[record as usize];
+        tracing::warn!(triplet = %triplet.id, "quarantined: {error}");
+        let verdict = |scored: &ScoredCandidate| Verdict::Quarantined(scored.error.clone().unwrap_or_else(|| error.to_string()));
+        let judged = |scored: &ScoredCandidate| Judged { row: index_row(triplet, scored.clone(), verdict(scored)), images: None };
+        self.scored(record).iter().map(judged).collect()
+    }
+
     /// The usual way: judge the stored scores, and draw only what is kept and lacks its images.
     async fn judge_scores(&self, triplet: Triplet, scored: Vec<ScoredCandidate>) -> Result<Vec<Judged>> {
         let verdicts = selection::judge(&scored, &self.env.plan.spec.stages.filter);

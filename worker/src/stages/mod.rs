@@ -5,6 +5,7 @@ mod filter;
 mod index;
 mod latents;
 mod pairs;
+mod patience;
 mod pool;
 mod prompts;
 mod shards;
@@ -49,8 +50,8 @@ pub async fn open(env: &Env, assignment: Assignment) -> Result<Box<dyn Work>> {
     let partition = assignment.partition;
     Ok(match assignment.stage {
         Stage::Prompts => Box::new(prompts::open(env, partition).await?),
-        Stage::Pairs => Box::new(pairs::open(env, partition).await?),
-        Stage::Filter => Box::new(filter::open(env, partition).await?),
+        Stage::Pairs => Box::new(pairs::open(env, assignment).await?),
+        Stage::Filter => Box::new(filter::open(env, assignment).await?),
         Stage::Index => Box::new(index::open(env).await?),
         Stage::Shards => Box::new(shards::open(env, partition).await?),
         Stage::Corpus => return Err(failure(Cause::Bug, "the corpus is not a stage that workers run")),

@@ -42,7 +42,13 @@ impl Pool {
     }
 
     /// Every candidate with its scores, and the images of those still in the race.
+    ///
+    /// One image that is not finite is its candidate's misfortune; all of them are a failure of the models.
     pub fn finish(self, format: ImageFormat) -> Result<Vec<(ScoredCandidate, Option<Encoded>)>> {
+        let broken = |scored: &ScoredCandidate| scored.scores.is_some_and(|scores| scores.clip_sim_dir.is_nan());
+        if !self.scored.is_empty() && self.scored.iter().all(broken) {
+            return Err(failure(Cause::Bug, "no image of the triplet is finite"));
+        }
         let encode = |[before, after]: [images::Rgb8; 2]| Ok([encode(&before, format)?, encode(&after, format)?]);
         let pairs = self.scored.into_iter().zip(self.pixels);
         pairs.map(|(scored, pixels)| Ok((scored, pixels.map(encode).transpose()?))).collect()

@@ -3,7 +3,7 @@
 use super::{Env, Work, role};
 use crate::control::Control;
 use crate::failure::{Result, domain, failure};
-use crate::prompts::{BackendError, CaptionOutcome, Generator, LocalBackend, OpenAiBackend, Usage};
+use crate::prompts::{self, BackendError, CaptionOutcome, Generator, LocalBackend, OpenAiBackend, Usage};
 use crate::run_partition::{ChunkData, ChunkPlace};
 use async_trait::async_trait;
 use futures::TryStreamExt;
@@ -11,7 +11,7 @@ use ip2p_pipeline::corpus;
 use ip2p_pipeline::records::{CorpusRecord, Quarantined};
 use ip2p_pipeline::spec::PromptBackend;
 use ip2p_pipeline::tables::Table;
-use ip2p_pipeline::task::{Cause, Failure};
+use ip2p_pipeline::task::Cause;
 use std::sync::Arc;
 
 /// Records of a step where nothing waits for a model.
@@ -31,7 +31,7 @@ pub(super) async fn open(env: &Env, partition: u32) -> Result<impl Work + use<>>
     let manifest = manifest.ok_or_else(|| failure(Cause::BadInput, "the frozen corpus of this run is gone: start the run again"))?;
     let range = env.plan.partitioning.range(partition);
     let records = corpus::read_range(&env.store, &manifest, range).await.map_err(domain)?;
-    let (generator, step_records) = generator(env).map_err(backend_failure)?;
+    let (generator, step_records) = generator(env).map_err(prompts::failure)?;
     Ok(PromptsWork { records, generator, step_records, outcomes: Vec::new() })
 }
 
@@ -53,15 +53,6 @@ fn generator(env: &Env) -> Result<(Generator, u64), BackendError> {
     })
 }
 
-fn backend_failure(error: BackendError) -> Failure {
-    let message = error.to_string();
-    let cause = match error {
-        BackendError::Misconfigured(_) => Cause::BadInput,
-        BackendError::Unavailable(_) | BackendError::Refused(_) => Cause::Transient,
-    };
-    failure(cause, message)
-}
-
 #[async_trait]
 impl Work for PromptsWork {
     fn records(&self) -> u64 {
@@ -76,7 +67,7 @@ impl Work for PromptsWork {
             // A server may be slow, or away: nobody waits for it at the end.
             () = control.stopped() => return Err(failure(Cause::Preempted, "asked to leave")),
         };
-        let mut outcomes = outcomes.map_err(backend_failure)?;
+        let mut outcomes = outcomes.map_err(prompts::failure)?;
         let made = outcomes.iter().map(|o| o.triplets.len() as u64).sum();
         control.made(outcomes.iter().map(|o| u64::from(o.expected)).sum(), made);
         self.outcomes.append(&mut outcomes);

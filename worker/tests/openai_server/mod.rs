@@ -130,7 +130,7 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let (parts, body) = request.into_parts();
     let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
     let authorization = parts.headers.get(header::AUTHORIZATION).map(|value| value.to_str().unwrap().to_string());
-    let seen = Seen { path: parts.uri.path().to_string(), authorization, body: serde_json::from_slice(&body).unwrap() };
+    let seen = Seen { path: parts.uri.path().to_string(), authorization, body: serde_json::from_slice(&body).unwrap_or_default() };
     let step = {
         let mut all = shared.seen.lock().unwrap();
         let before = all.iter().filter(|earlier| earlier.path == seen.path).count();

@@ -1,0 +1,170 @@
+//! Real workers and real connections against a real coordinator, all in this process.
+#![cfg(feature = "worker")]
+
+use ip2p_coordinator::driver::{Driver, View};
+use ip2p_coordinator::grpc::{self, Welcome};
+use ip2p_coordinator::scheduler::{Ending, Policy, Recovered, Scheduler, Stop};
+use ip2p_coordinator::term::Term;
+use ip2p_pipeline::commit;
+use ip2p_pipeline::ids::Fingerprint;
+use ip2p_pipeline::layout::{self, Stage, StageDir};
+use ip2p_pipeline::plan::{ModelFingerprints, Partitioning, Plan};
+use ip2p_pipeline::spec::Spec;
+use ip2p_pipeline::store::Store;
+use ip2p_pipeline::task::{Assignment, Cause, Failure};
+use ip2p_proto::v1::coordinator_client::CoordinatorClient;
+use ip2p_proto::{PROTOCOL, TOKEN_KEY, v1};
+use ip2p_worker::session::{self, Ended, SessionOptions};
+use std::path::Path;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tonic::Request;
+
+const TOKEN: &str = "test";
+
+/// A coordinator of two partitions, with its store in a folder.
+struct Coordinator {
+    dir: tempfile::TempDir,
+    address: String,
+    ending: JoinHandle<Ending>,
+    _stop: oneshot::Sender<()>,
+    _interrupts: mpsc::Sender<()>,
+}
+
+fn plan(folder: &Path) -> Plan {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("models/tiny");
+    let models = models.display();
+    let text = format!(
+        "version: 1\nname: run\nstore: file://{}\ncorpus: {{ path: {models}/captions.jsonl }}\n\
+         models: {{ diffusion: {models}/diffusion, clip: {models}/clip, llm: {models}/llm }}\n\
+         stages: {{ pairs: {{ samples: 1, steps: 2, resolution: 64 }}, filter: {{ keep: 1 }} }}\nrun: {{ device: cpu }}\n",
+        folder.display()
+    );
+    std::fs::write(folder.join("pipeline.yaml"), text).unwrap();
+    let spec = Spec::load(&folder.join("pipeline.yaml"), &[]).unwrap();
+    let any = Fingerprint::of(&["any"]);
+    let models = ModelFingerprints { diffusion: any, vae: None, clip: any, llm: Some(any) };
+    let corpus = StageDir { stage: Stage::Corpus, fingerprint: any };
+    Plan::new(spec, corpus, any, models, Partitioning { records: 2, partition_records: 1 })
+}
+
+fn policy() -> Policy {
+    let second = Duration::from_secs(1);
+    Policy {
+        lease: 30 * second,
+        attempts: 4,
+        preemptions: 4,
+        backoff_min: second,
+        backoff_max: second,
+        max_quarantined: 1.0,
+        quarantine_sample: 1000,
+    }
+}
+
+fn scheduler(term: u32) -> Scheduler {
+    let stage = |(stage, partitions)| Recovered { stage, partitions, committed: Vec::new(), unblocked: stage == Stage::Prompts };
+    Scheduler::new(policy(), term, Stage::RUN.into_iter().zip([2, 2, 2, 1, 0]).map(stage).collect())
+}
+
+/// `change` may alter what workers are told.
+async fn start(change: impl FnOnce(&mut Welcome)) -> Coordinator {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = plan(dir.path());
+    let store = Store::open(&plan.spec.store).unwrap().child("run");
+    store.put(&layout::plan(plan.fingerprint()), commit::encode(&plan).unwrap()).await.unwrap();
+    let mut welcome = Welcome { plan, store_url: store.url().to_string(), lease: policy().lease };
+    change(&mut welcome);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let (requests, inbox) = mpsc::channel(16);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let shutdown = async move {
+        // Either side of the channel going away ends the server.
+        let _ = stopped.await;
+    };
+    tokio::spawn(grpc::serve(listener, TOKEN.to_string(), welcome, requests, shutdown));
+    let term = Term::take(&store).await.unwrap();
+    let (view, _) = watch::channel(View::default());
+    let driver = Driver::new(scheduler(term.number), inbox, None, &term, view);
+    let (interrupts, interrupted) = mpsc::channel(1);
+    let ending = tokio::spawn(async move { driver.run(interrupted).await.0 });
+    Coordinator { dir, address, ending, _stop: stop, _interrupts: interrupts }
+}
+
+fn call<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert(TOKEN_KEY, format!("Bearer {TOKEN}").parse().unwrap());
+    request
+}
+
+/// A worker by hand, as far as its first assignment.
+async fn enter(coordinator: &Coordinator, name: &str) -> (String, v1::Assignment) {
+    let mut client = CoordinatorClient::connect(coordinator.address.clone()).await.unwrap();
+    let request =
+        v1::RegisterRequest { protocol: PROTOCOL, version: "test".to_string(), worker: name.to_string(), device: "cpu".to_string() };
+    let welcome = client.register(call(request)).await.unwrap().into_inner();
+    assert_eq!(welcome.open_stages, ["prompts", "pairs", "filter", "index", "shards"]);
+    let lease = client.lease(call(v1::LeaseRequest { worker: welcome.worker.clone() })).await.unwrap().into_inner();
+    match lease.answer {
+        Some(v1::lease_response::Answer::Assignment(assignment)) => (welcome.worker, assignment),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn keeps_lease(coordinator: &Coordinator, worker: &str, assignment: &v1::Assignment) -> bool {
+    let mut client = CoordinatorClient::connect(coordinator.address.clone()).await.unwrap();
+    let progress = v1::Progress { assignment: Some(assignment.clone()), done: 0, total: 1, units: 0, kept: 0 };
+    let request = v1::HeartbeatRequest { worker: worker.to_string(), progress: Some(progress) };
+    client.heartbeat(call(request)).await.unwrap().into_inner().keep_lease
+}
+
+/// A whole worker.
+async fn work(coordinator: &Coordinator) -> Result<Ended, Failure> {
+    let options = SessionOptions { coordinator: coordinator.address.clone(), name: "worker".to_string(), token: TOKEN.to_string() };
+    let (_stay, leave) = watch::channel(false);
+    session::run(options, leave).await
+}
+
+#[tokio::test]
+async fn two_workers_of_one_name_keep_their_own_leases() {
+    let coordinator = start(|_| {}).await;
+    let (first, held) = enter(&coordinator, "gpu").await;
+    let (second, other) = enter(&coordinator, "gpu").await;
+    assert_eq!((first.as_str(), second.as_str()), ("gpu", "gpu~2"));
+    let partition = |a: &v1::Assignment| Assignment::try_from(a.clone()).unwrap().partition;
+    assert_ne!(partition(&held), partition(&other));
+    assert!(keeps_lease(&coordinator, &first, &held).await);
+    assert!(keeps_lease(&coordinator, &second, &other).await);
+    assert!(!keeps_lease(&coordinator, &first, &other).await);
+}
+
+#[tokio::test]
+async fn a_worker_that_sees_another_store_says_so_and_takes_no_work() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", elsewhere.path().display());
+    let coordinator = start(|welcome| welcome.store_url = url.clone()).await;
+    let f = work(&coordinator).await.unwrap_err();
+    assert_eq!(f.cause, Cause::BadInput, "the exit status of a wrong configuration");
+    assert!(f.message.contains(&format!("does not see the run's store at {url}")), "{}", f.message);
+    assert!(f.message.contains("use a shared one"), "{}", f.message);
+    assert!(!coordinator.ending.is_finished(), "the run waits for workers that do see it");
+}
+
+#[tokio::test]
+async fn a_model_that_does_not_load_stops_the_run_before_any_work() {
+    let coordinator = start(|welcome| {
+        let broken = Path::new(&welcome.plan.spec.store["file://".len()..]).join("broken");
+        std::fs::create_dir_all(&broken).unwrap();
+        std::fs::write(broken.join("config.json"), "{}").unwrap();
+        welcome.plan.spec.models.clip = broken.display().to_string();
+    })
+    .await;
+    let f = work(&coordinator).await.unwrap_err();
+    assert_eq!(f.cause, Cause::BadInput);
+    assert!(f.message.contains("broken"), "{}", f.message);
+    let Ending::Stopped(Stop::BadInput(reason)) = coordinator.ending.await.unwrap() else { panic!("another ending") };
+    assert_eq!(reason, f.message);
+    assert!(!coordinator.dir.path().join("run/prompts").exists());
+}
