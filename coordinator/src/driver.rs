@@ -4,9 +4,10 @@ use crate::grpc::{HeartbeatAnswer, LeaseAnswer, Registered, Request};
 use crate::launcher::{LocalWorkers, Observed};
 use crate::scheduler::{Command, Ending, Event, Notice, Scheduler, Stop};
 use crate::term::Term;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 
 /// How often leases are checked and the progress display gets a new picture.
 const TICK: Duration = Duration::from_millis(200);
@@ -22,6 +23,8 @@ pub struct Driver {
     taken_over: mpsc::Receiver<u32>,
     view: watch::Sender<View>,
     waiting_leases: HashMap<String, oneshot::Sender<LeaseAnswer>>,
+    /// Workers that know that there is no more work.
+    dismissed: HashSet<String>,
     /// Answers to the request at hand.
     heartbeat: Option<oneshot::Sender<HeartbeatAnswer>>,
     report: Option<oneshot::Sender<bool>>,
@@ -75,6 +78,7 @@ impl Driver {
             taken_over: term.watch(),
             view,
             waiting_leases: HashMap::new(),
+            dismissed: HashSet::new(),
             heartbeat: None,
             report: None,
         }
@@ -82,8 +86,8 @@ impl Driver {
 
     /// Runs until the scheduler announces the end.
     ///
-    /// Workers that ask for more afterwards are told to leave, until [`FAREWELL`] is over.
-    pub async fn run(mut self, mut interrupts: mpsc::Receiver<()>) -> (Ending, Scheduler) {
+    /// Workers that ask for more afterwards are told to leave: the server must be up until the returned task ends.
+    pub async fn run(mut self, mut interrupts: mpsc::Receiver<()>) -> (Ending, Scheduler, JoinHandle<()>) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
@@ -98,8 +102,8 @@ impl Driver {
             let show = matches!(event, Event::Tick);
             if let Some(ending) = self.apply(event) {
                 self.show();
-                tokio::spawn(farewell(self.requests));
-                return (ending, self.scheduler);
+                let expected = self.unaware();
+                return (ending, self.scheduler, tokio::spawn(farewell(self.requests, expected)));
             }
             if show {
                 self.show();
@@ -168,7 +172,11 @@ impl Driver {
                             events.push(Event::Left { worker, why: "its connection closed".to_string() });
                         }
                     }
-                    Command::Dismiss { worker, reason } => drop(self.answer_lease(&worker, LeaseAnswer::Leave(reason))),
+                    Command::Dismiss { worker, reason } => {
+                        if self.answer_lease(&worker, LeaseAnswer::Leave(reason)) {
+                            self.dismissed.insert(worker);
+                        }
+                    }
                     Command::Continue { keep_lease, drain, .. } => answer(&mut self.heartbeat, HeartbeatAnswer { keep_lease, drain }),
                     Command::Acknowledge { accepted, .. } => answer(&mut self.report, accepted),
                     Command::Notice(notice) => log(&notice),
@@ -182,6 +190,12 @@ impl Driver {
     /// False when the worker no longer waits.
     fn answer_lease(&mut self, worker: &str, answer: LeaseAnswer) -> bool {
         self.waiting_leases.remove(worker).is_some_and(|reply| reply.send(answer).is_ok())
+    }
+
+    /// Workers of others that do not know yet that the run is over. Our own processes end with us.
+    fn unaware(&self) -> HashSet<String> {
+        let unaware = self.scheduler.workers().keys().filter(|worker| !self.dismissed.contains(*worker));
+        if self.workers.is_some() { HashSet::new() } else { unaware.cloned().collect() }
     }
 
     fn show(&self) {
@@ -216,13 +230,17 @@ impl View {
     }
 }
 
-/// Answers those who ask when the run is over.
-async fn farewell(mut requests: mpsc::Receiver<Request>) {
+/// Answers those who ask when the run is over, until all `expected` workers know it, or [`FAREWELL`] is over.
+async fn farewell(mut requests: mpsc::Receiver<Request>, mut expected: HashSet<String>) {
     let answer_all = async {
-        while let Some(request) = requests.recv().await {
+        while !expected.is_empty() {
+            let Some(request) = requests.recv().await else { return };
             // A peer that no longer waits needs no answer.
             match request {
-                Request::Lease { reply, .. } => drop(reply.send(LeaseAnswer::Leave("the run is over".to_string()))),
+                Request::Lease { worker, reply } => {
+                    expected.remove(&worker);
+                    drop(reply.send(LeaseAnswer::Leave("the run is over".to_string())));
+                }
                 Request::Heartbeat { reply, .. } => drop(reply.send(HeartbeatAnswer { keep_lease: false, drain: true })),
                 Request::Report { reply, .. } => drop(reply.send(false)),
                 Request::Register { .. } | Request::Unfit { .. } => {}

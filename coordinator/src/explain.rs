@@ -1,7 +1,7 @@
 //! `explain`: where a pair comes from, and how to draw it again.
 
 use crate::prepare;
-use crate::text::{count, printable};
+use crate::text::{command, count, printable};
 use futures::{StreamExt, TryStreamExt};
 use ip2p_pipeline::ids::Fingerprint;
 use ip2p_pipeline::layout::{self, Stage};
@@ -34,6 +34,27 @@ pub struct Explanation {
     pub command: String,
 }
 
+/// How the user asked for an explanation.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The program as it was called, so that the command works where it is printed.
+    pub program: &'a str,
+    /// The pipeline file, or the URL of the run.
+    pub run: &'a str,
+    /// The `--set` arguments: without them the pipeline file may name another run.
+    pub overrides: &'a [String],
+}
+
+impl Asked<'_> {
+    /// The command that draws a pair again into a folder named after it.
+    fn drawing(&self, pair: &str) -> String {
+        let folder = format!("pair-{pair}");
+        let overrides = self.overrides.iter().flat_map(|text| ["--set", text]);
+        let words = [self.program, "explain", self.run, pair].into_iter().chain(overrides).chain(["--draw", &folder]);
+        command(words)
+    }
+}
+
 /// The chunk of a stage that the pair went through.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Made {
@@ -60,9 +81,9 @@ pub struct Lineage {
 
 /// Finds the one pair whose id begins with `wanted`, or whose seed it is, among all candidates of the run.
 ///
-/// `target` is how the user named the run; it becomes part of the command that draws the pair again. Fails with
-/// [`Error::Invalid`] when no pair or more than one fits.
-pub async fn explain(store: &Store, plan: &Plan, wanted: &str, target: &str) -> Result<Explanation> {
+/// `asked` is how the user asked: it becomes the command that draws the pair again. Fails with [`Error::Invalid`] when
+/// no pair or more than one fits.
+pub async fn explain(store: &Store, plan: &Plan, wanted: &str, asked: &Asked<'_>) -> Result<Explanation> {
     let wanted = wanted.to_ascii_lowercase();
     if wanted.is_empty() || !wanted.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(Error::invalid(format!("`{wanted}` is neither the beginning of a pair id (hex digits) nor a seed")));
@@ -88,7 +109,7 @@ pub async fn explain(store: &Store, plan: &Plan, wanted: &str, target: &str) -> 
         made.version = version(store, made.epoch).await?;
     }
     let verdict = verdict(plan, &row);
-    let command = format!("ip2p-coordinator explain {} {} --draw DIR", quoted(target), row.pair.short());
+    let command = asked.drawing(&row.pair.short());
     Ok(Explanation { run: store.url().to_string(), row, verdict, made, lineage: lineage(plan), command })
 }
 
@@ -207,16 +228,6 @@ pub(crate) fn verdict(plan: &Plan, row: &IndexRow) -> String {
     }
 }
 
-/// An argument as a POSIX shell reads it.
-fn quoted(argument: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+=,".contains(c);
-    if !argument.is_empty() && argument.chars().all(plain) {
-        argument.to_string()
-    } else {
-        format!("'{}'", argument.replace('\'', r"'\''"))
-    }
-}
-
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = |name: &str, value: &str| writeln!(f, "{name:<11}{}", printable(value));
@@ -269,6 +280,8 @@ mod tests {
     use crate::fixture::Fixture;
     use ip2p_pipeline::ids::PairId;
 
+    const X: Asked = Asked { program: "ip2p-coordinator", run: "x", overrides: &[] };
+
     async fn rows_of(fixture: &Fixture, partition: u32) -> Vec<IndexRow> {
         let manifest = fixture.manifest(Stage::Filter, partition).await;
         rows(&fixture.store, &manifest.chunks[0], role::SELECTION).await.unwrap()
@@ -279,7 +292,9 @@ mod tests {
         let fixture = Fixture::finished().await;
         let row = rows_of(&fixture, 1).await.remove(3);
         let wanted = row.pair.to_string()[..10].to_uppercase();
-        let found = explain(&fixture.store, &fixture.plan, &wanted, "my pipeline.yaml").await.unwrap();
+        let overrides = ["stages.filter.keep=2".to_string(), "corpus.path=my *.csv".to_string()];
+        let asked = Asked { program: "target/release/ip2p-coordinator", run: "my pipeline.yaml", overrides: &overrides };
+        let found = explain(&fixture.store, &fixture.plan, &wanted, &asked).await.unwrap();
         assert_eq!(found.row, row);
         let way: Vec<_> = found.made.iter().map(|made| (made.stage, made.partition, made.records.clone())).collect();
         assert_eq!(way, [(Stage::Prompts, 1, 0..2), (Stage::Pairs, 1, 1..2), (Stage::Filter, 1, 0..2)]);
@@ -290,19 +305,24 @@ mod tests {
         {
             assert!(text.contains(part), "{part}: {text}");
         }
-        assert!(text.ends_with(&format!("ip2p-coordinator explain 'my pipeline.yaml' {} --draw DIR\n", row.pair.short())), "{text}");
+        let id = row.pair.short();
+        let command = format!(
+            "target/release/ip2p-coordinator explain 'my pipeline.yaml' {id} --set stages.filter.keep=2 --set 'corpus.path=my *.csv' \
+             --draw pair-{id}\n"
+        );
+        assert!(text.ends_with(&command), "{text}");
     }
 
     #[tokio::test]
     async fn a_seed_and_a_rejected_pair_are_found_with_the_failed_threshold() {
         let fixture = Fixture::finished().await;
         let all = rows_of(&fixture, 1).await;
-        let by_seed = explain(&fixture.store, &fixture.plan, &all[1].candidate.seed.to_string(), "x").await.unwrap();
+        let by_seed = explain(&fixture.store, &fixture.plan, &all[1].candidate.seed.to_string(), &X).await.unwrap();
         assert_eq!(by_seed.row.pair, all[1].pair);
         assert_eq!(by_seed.verdict, "rejected: clip_sim_dir 0.1000 is below clip_direction 0.2");
-        let image = explain(&fixture.store, &fixture.plan, &all[2].pair.to_string(), "x").await.unwrap();
+        let image = explain(&fixture.store, &fixture.plan, &all[2].pair.to_string(), &X).await.unwrap();
         assert_eq!(image.verdict, "rejected: clip_sim_image 0.5000 is below clip_image 0.7");
-        let failed = explain(&fixture.store, &fixture.plan, &all[5].pair.to_string(), "x").await.unwrap();
+        let failed = explain(&fixture.store, &fixture.plan, &all[5].pair.to_string(), &X).await.unwrap();
         assert_eq!(failed.verdict, "quarantined: the image is not finite");
         assert!(failed.to_string().contains("images     not stored"));
     }
@@ -312,7 +332,7 @@ mod tests {
         let fixture = Fixture::finished().await;
         let message = |wanted: String| {
             let fixture = &fixture;
-            async move { explain(&fixture.store, &fixture.plan, &wanted, "x").await.unwrap_err().to_string() }
+            async move { explain(&fixture.store, &fixture.plan, &wanted, &X).await.unwrap_err().to_string() }
         };
         let nobody = PairId::of(ip2p_pipeline::ids::TripletId::of("", "", ""), 0);
         assert!(message(nobody.to_string()).await.contains("no pair of this run"));
@@ -323,10 +343,5 @@ mod tests {
         }
         let shared = ids.iter().find(|id| ids.iter().filter(|other| other[..1] == id[..1]).count() > 1).unwrap();
         assert!(message(shared[..1].to_string()).await.contains("give more digits"));
-    }
-
-    #[test]
-    fn arguments_survive_the_shell() {
-        assert_eq!(["a/b.yaml", "it's", "$(x)"].map(quoted), ["a/b.yaml", r"'it'\''s'", "'$(x)'"]);
     }
 }

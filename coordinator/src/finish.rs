@@ -34,13 +34,18 @@ pub async fn finish(
     ending: &Ending,
     wall: Duration,
 ) -> Result<Summary> {
-    let summary = Summary::of(plan, corpus, scheduler, *ending == Ending::Complete, wall, store);
+    let mut summary = Summary::of(plan, corpus, scheduler, *ending == Ending::Complete, wall, store);
+    let reasons = summary.add_reasons(store, plan).await;
     if summary.complete {
+        reasons?;
         // Readers take every file of the folder for data.
         store.remove_staged(&plan.dir(Stage::Shards).dataset_root())?;
         write_card(store, plan, &summary).await?;
         report::write(store, plan, &summary).await?;
         store.put(layout::SUMMARY, commit::encode(&summary)?).await?;
+    } else if let Err(e) = reasons {
+        // Whatever stopped the run is what the user must hear of.
+        tracing::warn!("the errors of records in quarantine cannot be read: {e}");
     }
     Ok(summary)
 }

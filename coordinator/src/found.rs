@@ -1,6 +1,7 @@
 //! Finding a run's plan in its store, for commands that must not touch the corpus or the models.
 
 use crate::listing;
+use crate::place::Place;
 use ip2p_pipeline::layout;
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::spec::Spec;
@@ -39,8 +40,11 @@ pub async fn find_plan(store: &Store, spec: Option<&Spec>) -> Result<Option<Plan
 
 /// Like [`find_plan`], but a run without a plan is an error that says what to do.
 pub async fn require_plan(store: &Store, spec: Option<&Spec>) -> Result<Plan> {
-    let nothing = || Error::invalid(format!("there is no run at {}: start one with `run`, or check name and store", store.url()));
-    find_plan(store, spec).await?.ok_or_else(nothing)
+    find_plan(store, spec).await?.ok_or_else(|| no_run(store.url()))
+}
+
+pub(crate) fn no_run(url: &str) -> Error {
+    Error::invalid(format!("there is no run at {}: start one with `run`, or check name and store", Place::of(url)))
 }
 
 /// How a run is cut, launched and named does not matter.

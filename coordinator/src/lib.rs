@@ -16,11 +16,16 @@ pub mod grpc;
 pub mod launcher;
 pub mod listing;
 pub mod logging;
+mod nothing;
 pub mod pin;
 mod place;
 pub mod prepare;
 pub mod progress;
+pub mod quarantine;
+#[cfg(feature = "worker")]
+mod redraw;
 pub mod report;
+mod sample;
 pub mod scheduler;
 pub mod status;
 pub mod summary;

@@ -3,15 +3,16 @@
 use crate::pin;
 use crate::scheduler::Recovered;
 use futures::{StreamExt, TryStreamExt};
-use ip2p_pipeline::Result;
 use ip2p_pipeline::commit;
 use ip2p_pipeline::corpus::{self, CorpusManifest};
 use ip2p_pipeline::layout::{self, Stage, StageDir};
 use ip2p_pipeline::manifest::{Attempt, PartitionManifest};
 use ip2p_pipeline::plan::{Partitioning, Plan};
-use ip2p_pipeline::spec::{PromptBackend, Spec};
+use ip2p_pipeline::spec::{Models, PromptBackend, Spec};
 use ip2p_pipeline::store::{Created, Store};
 use ip2p_pipeline::task::Finished;
+use ip2p_pipeline::{Error, Result};
+use std::path::Path;
 
 /// Manifests read at the same time during recovery.
 const READS: usize = 32;
@@ -26,7 +27,13 @@ pub struct Prepared {
 
 /// The store of a run.
 pub fn open_store(spec: &Spec) -> Result<Store> {
-    Ok(Store::open(&spec.store)?.child(&spec.name))
+    let unusable = |error| match error {
+        Error::File { path, source } => {
+            Error::invalid(format!("store: the folder {path} cannot be made or used: {source}; choose another place, or make it writable"))
+        }
+        error => error,
+    };
+    Ok(Store::open(&spec.store).map_err(unusable)?.child(&spec.name))
 }
 
 /// Freezes what is not frozen yet. Everything it writes is created once and never changed.
@@ -44,10 +51,28 @@ pub async fn prepare(spec: Spec) -> Result<Prepared> {
     let prompts = Plan::prompts_dir(&spec, corpus.fingerprint, &models);
     let wanted = Partitioning { records: corpus.records, partition_records: spec.partition.records };
     let partitioning = freeze(&store, &layout::partitioning(&prompts), wanted).await?;
-    let plan = Plan::new(spec, corpus_dir, corpus.fingerprint, models, partitioning).pinned_to(pinned);
+    let mut plan = Plan::new(spec, corpus_dir, corpus.fingerprint, models, partitioning).pinned_to(pinned);
+    plan.started_in = started_in(&plan.spec.models);
     plan.partitioning.partitions()?;
     store.create(&layout::plan(plan.fingerprint()), commit::encode(&plan)?).await?;
     Ok(Prepared { store, plan, corpus })
+}
+
+/// The working directory, when a model's path starts there.
+fn started_in(models: &Models) -> Option<String> {
+    let references = [Some(&models.diffusion), models.vae.as_ref(), Some(&models.clip), models.llm.as_ref()];
+    let relative = |reference: &str| local_path(reference).is_some_and(Path::is_relative);
+    let any = references.into_iter().flatten().any(|reference| relative(reference));
+    std::env::current_dir().ok().filter(|_| any).map(|folder| folder.display().to_string())
+}
+
+/// The path of a model on this machine; `None` for one in a remote store or on the hub.
+pub(crate) fn local_path(reference: &str) -> Option<&Path> {
+    match reference.split_once("://") {
+        None => Some(Path::new(reference)),
+        Some(("file", path)) => Some(Path::new(path)),
+        Some(_) => None,
+    }
 }
 
 /// Named after the files that a corpus is read from, so that a changed file is read again.

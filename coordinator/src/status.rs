@@ -2,6 +2,7 @@
 
 use crate::figures::{self, StageFigures};
 use crate::place::Place;
+use crate::quarantine::{self, QuarantineError};
 use crate::text::{count, duration, printable};
 use ip2p_pipeline::Result;
 use ip2p_pipeline::ids::Fingerprint;
@@ -19,6 +20,8 @@ pub struct Status {
     /// Every stage has all its partitions.
     pub complete: bool,
     pub stages: Vec<StageFigures>,
+    /// Why records are in quarantine.
+    pub quarantine: Vec<QuarantineError>,
     /// Where the training shards are, or will be.
     pub dataset: String,
     /// The report, when there is one.
@@ -33,6 +36,7 @@ pub async fn status(store: &Store, plan: &Plan) -> Result<Status> {
         run: Place::of(store.url()).to_string(),
         plan: plan.fingerprint(),
         complete: stages.iter().all(StageFigures::complete),
+        quarantine: quarantine::errors(store, plan, &stages).await?,
         stages,
         dataset: Place::of(&store.url_of(&plan.dir(Stage::Shards).dataset_root())).to_string(),
         report: report.then(|| Place::of(&store.url_of(layout::REPORT)).to_string()),
@@ -57,6 +61,12 @@ impl fmt::Display for Status {
                 [counts.expected, counts.output, counts.rejected_total(), counts.quarantined].map(count);
             let work = duration(stage.seconds);
             writeln!(f, "{:<9}{partitions:>15}{expected:>12}{output:>12}{rejected:>12}{quarantined:>12}{work:>13}", stage.stage.name())?;
+        }
+        if !self.quarantine.is_empty() {
+            writeln!(f, "\nin quarantine")?;
+        }
+        for error in &self.quarantine {
+            writeln!(f, "  {error}")?;
         }
         writeln!(f, "\ndataset  {}", printable(&self.dataset))?;
         match &self.report {
@@ -84,6 +94,7 @@ mod tests {
         assert_eq!(status.report, None);
         let text = status.to_string();
         assert!(text.contains("pairs             2 of 2          12          11           0           1         10 s"), "{text}");
+        assert!(text.contains("in quarantine\n  pairs: 1 x the image is not finite (for example "), "{text}");
     }
 
     #[tokio::test]

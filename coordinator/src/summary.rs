@@ -1,9 +1,12 @@
 //! The summary at the end of a run: what became of the captions, where the time went, and how to load the result.
 
 use crate::figures::{self, StageFigures};
+use crate::nothing;
 use crate::place::Place;
+use crate::quarantine::{self, QuarantineError};
 use crate::scheduler::Scheduler;
 use crate::text::{count, duration, printable, share};
+use ip2p_pipeline::Result;
 use ip2p_pipeline::corpus::CorpusManifest;
 use ip2p_pipeline::formats::card::Funnel;
 use ip2p_pipeline::ids::Fingerprint;
@@ -37,6 +40,12 @@ pub struct Summary {
     pub report: String,
     /// Seconds from the start to the end of this coordinator, earlier ones not counted.
     pub wall_seconds: f64,
+    /// Why records are in quarantine.
+    #[serde(default)]
+    pub quarantine: Vec<QuarantineError>,
+    /// Why a complete run has no pair, and what would change that.
+    #[serde(default)]
+    pub nothing_kept: Option<String>,
 }
 
 impl Summary {
@@ -68,7 +77,18 @@ impl Summary {
             report: store.url_of(layout::REPORT),
             wall_seconds: wall.as_secs_f64(),
             stages,
+            quarantine: Vec::new(),
+            nothing_kept: None,
         }
+    }
+
+    /// Reads from the store why records are in quarantine and, of a complete run, why there is no pair.
+    pub async fn add_reasons(&mut self, store: &Store, plan: &Plan) -> Result<()> {
+        self.quarantine = quarantine::errors(store, plan, &self.stages).await?;
+        if self.complete {
+            self.nothing_kept = nothing::explain(store, plan, &self.stages).await?;
+        }
+        Ok(())
     }
 
     /// Figures of one stage.
@@ -85,8 +105,11 @@ impl Summary {
         Funnel { captions: self.captions, prompts: self.counts(Stage::Prompts), pairs: self.counts(Stage::Filter) }
     }
 
-    /// The line of Python that loads each format.
+    /// The line of Python that loads each format; none when there is nothing to load.
     pub fn loading(&self) -> Vec<(ShardFormat, String)> {
+        if self.nothing_kept.is_some() {
+            return Vec::new();
+        }
         let root = Place::of(&self.dataset).to_string();
         let line = |format: &ShardFormat| match format {
             ShardFormat::Parquet => format!("datasets.load_dataset(\"parquet\", data_dir={})", python(&format!("{root}/data"))),
@@ -138,10 +161,16 @@ impl fmt::Display for Summary {
         writeln!(f, "splits     {}", splits.join(", "))?;
         let times: Vec<String> = self.stages.iter().map(|s| format!("{} {}", s.stage, duration(s.seconds))).collect();
         writeln!(f, "work       {}", times.join(", "))?;
+        for error in &self.quarantine {
+            writeln!(f, "quarantine {error}")?;
+        }
         if !self.complete {
             return Ok(());
         }
         writeln!(f, "shards     {}", printable(&Place::of(&self.dataset).to_string()))?;
+        if let Some(why) = &self.nothing_kept {
+            writeln!(f, "no pairs   {why}")?;
+        }
         for (_, line) in self.loading() {
             writeln!(f, "load       {}", printable(&line))?;
         }
@@ -158,7 +187,9 @@ mod tests {
     async fn summary(fixture: &Fixture) -> Summary {
         let stages = figures::of_store(&fixture.store, &fixture.plan).await.unwrap();
         let corpus = corpus::load(&fixture.store, &fixture.plan.corpus_dir).await.unwrap().unwrap();
-        Summary::new(&fixture.plan, &corpus, stages, true, Duration::from_secs(75), &fixture.store)
+        let mut summary = Summary::new(&fixture.plan, &corpus, stages, true, Duration::from_secs(75), &fixture.store);
+        summary.add_reasons(&fixture.store, &fixture.plan).await.unwrap();
+        summary
     }
 
     #[tokio::test]
@@ -182,9 +213,13 @@ mod tests {
             "triplets            4  turned away: no_delimiter 1\n",
             "kept pairs          4  33% of the candidates  turned away: direction_similarity 4, image_similarity 3, quarantined 1\n",
             "splits     train 2, validation 1, test 1\n",
+            "quarantine pairs: 1 x the image is not finite (for example ",
             "load       datasets.load_dataset(\"parquet\", data_dir=\"memory:/shards/",
         ];
         parts.iter().for_each(|part| assert!(text.contains(part), "{part}: {text}"));
+        let why = Some("0 of 12 candidates kept: 8 fail clip_direction 0.2".to_string());
+        let empty = Summary { nothing_kept: why, ..summary.clone() }.to_string();
+        assert!(empty.contains("no pairs   0 of 12 candidates kept: 8 fail") && !empty.contains("load "), "{empty}");
         let unfinished = Summary { complete: false, ..summary }.to_string();
         assert!(unfinished.contains("not complete") && !unfinished.contains("load"), "{unfinished}");
     }

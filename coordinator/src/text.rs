@@ -55,6 +55,17 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
+/// Words as one line that a POSIX shell takes apart into the same words.
+pub(crate) fn command<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+    let words: Vec<String> = words.into_iter().map(quoted).collect();
+    words.join(" ")
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+=,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.to_string() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,5 +82,10 @@ mod tests {
     #[test]
     fn no_escape_sequence_passes() {
         assert_eq!(printable("a\x1b[31mb\r\nc"), "a [31mb  c");
+    }
+
+    #[test]
+    fn words_survive_the_shell() {
+        assert_eq!(command(["run", "a/b.yaml", "it's", "$(x)", ""]), r"run a/b.yaml 'it'\''s' '$(x)' ''");
     }
 }

@@ -64,6 +64,10 @@ pub struct Plan {
     /// The dataset's identity: everything that can change a byte of it, and nothing else.
     pub lineage: Fingerprint,
     dirs: Vec<StageDir>,
+    /// Where relative paths of models start: the working directory of the coordinator that froze the plan, for whoever
+    /// draws a pair again from elsewhere. `None` when all of them are absolute or remote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_in: Option<String>,
 }
 
 impl Plan {
@@ -80,7 +84,7 @@ impl Plan {
         let shards = chain("shards", lineage, json!(spec.stages.shards));
         let dirs = Stage::RUN.into_iter().zip([prompts, pairs, filter, index, shards]);
         let dirs = dirs.map(|(stage, fingerprint)| StageDir { stage, fingerprint }).collect();
-        Plan { spec, corpus, corpus_dir, models, pinned: None, partitioning, lineage, dirs }
+        Plan { spec, corpus, corpus_dir, models, pinned: None, partitioning, lineage, dirs, started_in: None }
     }
 
     /// The same plan with references that name these weights for ever.

@@ -1,13 +1,16 @@
 //! The process harness: writes small pipelines, starts real coordinators with real workers, kills them, and
 //! compares what they leave behind.
 
+pub mod chat_server;
 pub mod oracle;
 
+use ip2p_pipeline::records::{ImageRef, IndexRow};
+use ip2p_pipeline::tables::Table;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 /// Longest time that any run of a test may take.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -114,8 +117,33 @@ impl Pipeline {
     pub fn start(&self, overrides: &[&str]) -> Running {
         let mut arguments = vec!["run", "pipeline.yaml"];
         overrides.iter().for_each(|o| arguments.extend(["--set", o]));
-        let child = self.command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts");
-        Running { child }
+        Running::start(self.command(&arguments))
+    }
+
+    /// Every verdict of the one index that was committed here.
+    pub fn verdicts(&self) -> Vec<IndexRow> {
+        let mut found = self.objects();
+        found.retain(|key| key.ends_with("-index.parquet"));
+        let [key] = &found[..] else { panic!("not one index: {found:?}") };
+        IndexRow::decode(key, self.object(key).into()).expect("an index")
+    }
+
+    /// The bytes of an object of the run.
+    pub fn object(&self, key: &str) -> Vec<u8> {
+        std::fs::read(self.path().join("out/small").join(key)).expect("an object of the run")
+    }
+
+    /// The bytes of a stored image.
+    pub fn image(&self, image: &ImageRef) -> Vec<u8> {
+        self.object(&image.object)[image.offset as usize..][..image.length as usize].to_vec()
+    }
+
+    /// Runs `audit`; panics with what it found unless everything is sound.
+    pub fn assert_sound(&self, overrides: &[&str]) {
+        let mut arguments = vec!["audit", "pipeline.yaml"];
+        overrides.iter().for_each(|o| arguments.extend(["--set", o]));
+        let output = self.call(&arguments);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
 
     /// Files below the run's folder, by path relative to it.
@@ -154,12 +182,33 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// A coordinator in the background; killed with its workers when dropped.
+/// A program in the background, a coordinator or a worker; killed when dropped, and a coordinator's workers with it.
 pub struct Running {
     child: Child,
+    /// What it wrote to standard error so far.
+    log: NamedTempFile,
 }
 
 impl Running {
+    pub fn start(mut command: Command) -> Self {
+        let log = NamedTempFile::new().expect("a temporary file");
+        let stderr = log.reopen().expect("the temporary file");
+        let child = command.stdout(Stdio::null()).stderr(stderr).spawn().expect("the program starts");
+        Running { child, log }
+    }
+
+    /// What it wrote to standard error so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.log.path()).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until it has written `text`; panics when it ends before.
+    pub fn wait_to_say(&mut self, text: &str) {
+        let log = self.log.path().to_path_buf();
+        let said = || std::fs::read(&log).is_ok_and(|log| String::from_utf8_lossy(&log).contains(text));
+        assert!(self.wait_until(said), "it ended without saying `{text}`: {}", self.log());
+    }
+
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -171,7 +220,7 @@ impl Running {
             if let Some(status) = self.child.try_wait().expect("the child's status") {
                 return status.code();
             }
-            assert!(started.elapsed() < PATIENCE, "the run does not end");
+            assert!(started.elapsed() < PATIENCE, "the run does not end: {}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -215,6 +264,12 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The command line of a process.
+pub fn command_line(process: u32) -> String {
+    let words = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&words).replace('\0', " ")
 }
 
 /// Sends a signal, e.g. `KILL` or `TERM`.

@@ -43,6 +43,24 @@ fn a_run_that_does_not_exist() {
 }
 
 #[test]
+fn what_a_newcomer_mixes_up() {
+    let pipeline = Pipeline::new(PROGRAM);
+    // Who only looks makes no folder.
+    expect(&pipeline, &["status", "file://./typo"], &["no run at", "/typo"]);
+    expect(&pipeline, &["status", "pipeline.yaml"], &["no run at", "/out/small"]);
+    assert!(!pipeline.path().join("typo").exists() && !pipeline.path().join("out").exists());
+    std::fs::create_dir_all(pipeline.path().join("out/small")).unwrap();
+    expect(&pipeline, &["status", "out/small/"], &["out/small is a folder", "file://out/small"]);
+    expect(&pipeline, &["run", "file://./out/small"], &["needs its pipeline file"]);
+    expect(&pipeline, &["run", "pipeline.yaml", "--set", "store=file://./pipeline.yaml"], &["store: the folder", "choose another place"]);
+    for token in ["", "two words", "caf\u{e9}"] {
+        let output = pipeline.command(&["run", "pipeline.yaml"]).env("IP2P_TOKEN", token).output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(2) && message.contains("IP2P_TOKEN must be"), "{message}");
+    }
+}
+
+#[test]
 fn every_error_of_a_pipeline_file_in_one_go() {
     let pipeline = Pipeline::new(PROGRAM);
     pipeline.write("pipeline.yaml", &small_pipeline().replace("samples: 3", "sample: 3").replace("seed: 7", "seed: many"));
@@ -106,4 +124,29 @@ fn a_pair_that_does_not_exist() {
     pipeline.run_expecting(0, &["corpus.limit=1", "stages.pairs.steps=2"]);
     expect(&pipeline, &["explain", "pipeline.yaml", "ffffffffffff"], &["ffffffffffff"]);
     expect(&pipeline, &["explain", "pipeline.yaml", "what?"], &["what?"]);
+}
+
+#[test]
+fn a_place_that_cannot_be_used_comes_with_an_advice() {
+    let pipeline = Pipeline::new(PROGRAM);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listen = format!("run.listen={}", taken.local_addr().expect("its address"));
+    expect(&pipeline, &["run", "pipeline.yaml", "--set", &listen], &["run.listen", "another program listens there", "0 picks a free one"]);
+    expect(&pipeline, &["run", "pipeline.yaml", "--set", "run.listen=192.0.2.1:7070"], &["run.listen", "no such address"]);
+}
+
+#[test]
+fn a_report_that_cannot_be_written_loses_no_work() {
+    let pipeline = Pipeline::new(PROGRAM);
+    // A folder of that name is in the way.
+    std::fs::create_dir_all(pipeline.path().join("out/small/report.html/x")).unwrap();
+    let small = ["corpus.limit=1", "stages.pairs.steps=2"];
+    let output = pipeline.run_expecting(4, &small);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    for part in ["report.html", "All work is committed", "run pipeline.yaml --set corpus.limit=1 --set stages.pairs.steps=2`"] {
+        assert!(message.contains(part), "`{part}` is not in: {message}");
+    }
+    std::fs::remove_dir_all(pipeline.path().join("out/small/report.html")).unwrap();
+    pipeline.run_expecting(0, &small);
+    pipeline.dataset();
 }

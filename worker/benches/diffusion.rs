@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ip2p_pipeline::spec::Sampler;
 use ip2p_worker::diffusion::{Draw, Settings, Texts, draw};
+use ip2p_worker::models::clip::Clip;
 use ip2p_worker::models::unet::Rows;
 use ip2p_worker::models::{UNet, Vae};
 
@@ -62,5 +63,22 @@ fn vae(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, unet, sampler, vae);
+/// The texts of one triplet are encoded once; then every pair of images gets its four similarities.
+fn clip(c: &mut Criterion) {
+    let clip = Clip::open(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../models/tiny/clip"), DType::F32, &Device::Cpu).unwrap();
+    let mut group = c.benchmark_group("clip, tiny, 64x64 pixels");
+    group.sample_size(20);
+    let texts = ["a small red circle on a white background", "a small blue circle on a white background"];
+    group.throughput(Throughput::Elements(2)).bench_function("texts", |b| b.iter(|| clip.text_pair(texts[0], texts[1]).unwrap()));
+    let images = || Tensor::rand(0f32, 1.0, (PAIRS, 3, 64, 64), &Device::Cpu).unwrap();
+    let (before, after) = (images(), images());
+    group.throughput(Throughput::Elements(2 * PAIRS as u64));
+    group.bench_function("images", |b| b.iter(|| clip.image_features(&before).and_then(|_| clip.image_features(&after)).unwrap()));
+    let pair = clip.text_pair(texts[0], texts[1]).unwrap();
+    group.throughput(Throughput::Elements(PAIRS as u64));
+    group.bench_function("quartets of pairs", |b| b.iter(|| clip.quartet(&before, &after, &pair).unwrap()));
+    group.finish();
+}
+
+criterion_group!(benches, unet, sampler, vae, clip);
 criterion_main!(benches);

@@ -101,6 +101,12 @@ struct PipelineArgs {
 
 impl PipelineArgs {
     fn load(&self) -> Result<Spec, Exit> {
+        let text = self.pipeline.display().to_string();
+        if text.contains("://") {
+            return Err(Exit::bad_input(format!(
+                "{text} is the URL of a run: this command needs its pipeline file (status, audit, explain and gc take URLs)"
+            )));
+        }
         Spec::load(&self.pipeline, &self.overrides).map_err(|e| Exit::bad_input(e.to_string()))
     }
 }
@@ -122,6 +128,11 @@ struct RunRef {
     /// Override a value of the file (repeatable)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
+}
+
+/// The program as it was called, for commands that are printed to be run as they stand.
+fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "ip2p-coordinator".to_string())
 }
 
 /// How the program ends when it does not end well.

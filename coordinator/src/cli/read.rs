@@ -2,7 +2,7 @@
 #![expect(clippy::print_stdout, reason = "what these functions print is the command's output")]
 
 use super::{Exit, RunRef};
-use crate::explain::Explanation;
+use crate::explain::{Asked, Explanation};
 use crate::{audit, explain, found, gc, prepare, status};
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::spec::Spec;
@@ -18,9 +18,15 @@ impl RunRef {
             if !self.overrides.is_empty() {
                 return Err(Exit::bad_input("--set changes a pipeline file; a run that is given by its URL has none"));
             }
+            must_exist(&self.run)?;
             return Ok((Store::open(&self.run)?, None));
         }
+        if Path::new(&self.run).is_dir() {
+            let folder = self.run.trim_end_matches('/');
+            return Err(Exit::bad_input(format!("{folder} is a folder: write a pipeline file, or the folder of a run as file://{folder}")));
+        }
         let spec = Spec::load(Path::new(&self.run), &self.overrides).map_err(|e| Exit::bad_input(e.to_string()))?;
+        must_exist(&format!("{}/{}", spec.store.trim_end_matches('/'), spec.name))?;
         Ok((prepare::open_store(&spec)?, Some(spec)))
     }
 
@@ -28,6 +34,14 @@ impl RunRef {
         let (store, spec) = self.open()?;
         let plan = found::require_plan(&store, spec.as_ref()).await?;
         Ok((store, plan))
+    }
+}
+
+/// Opening a store on this machine makes its folder; who only reads must not.
+fn must_exist(url: &str) -> Result<(), Exit> {
+    match url.strip_prefix("file://") {
+        Some(path) if !Path::new(path).is_dir() => Err(found::no_run(url).into()),
+        _ => Ok(()),
     }
 }
 
@@ -56,7 +70,9 @@ pub(super) async fn audit(run: RunRef, quick: bool) -> Result<(), Exit> {
 
 pub(super) async fn explain(run: RunRef, pair: &str, draw: Option<PathBuf>) -> Result<(), Exit> {
     let (store, plan) = run.plan().await?;
-    let explanation = explain::explain(&store, &plan, pair, &run.run).await?;
+    let program = super::program();
+    let asked = Asked { program: &program, run: &run.run, overrides: &run.overrides };
+    let explanation = explain::explain(&store, &plan, pair, &asked).await?;
     print!("{explanation}");
     match draw {
         Some(folder) => draw_again(&plan, &explanation, &folder).await,
@@ -69,7 +85,9 @@ async fn draw_again(plan: &Plan, explanation: &Explanation, folder: &Path) -> Re
     use ip2p_pipeline::records::Triplet;
     let row = &explanation.row;
     let triplet = Triplet::new(row.caption.clone(), row.edit.clone(), row.output.clone(), row.url.clone());
-    let images = ip2p_worker::draw::again(plan, triplet, row.candidate.sample).await.map_err(|f| Exit::bad_input(f.message))?;
+    let images = ip2p_worker::draw::again(&crate::redraw::plan_here(plan).await?, triplet, row.candidate.sample)
+        .await
+        .map_err(|f| Exit::bad_input(f.message))?;
     let cannot = |e: std::io::Error| Exit::bad_input(format!("{}: {e}", folder.display()));
     std::fs::create_dir_all(folder).map_err(cannot)?;
     for (number, image) in images.iter().enumerate() {

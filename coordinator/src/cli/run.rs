@@ -1,6 +1,6 @@
 //! `run`: prepare, serve, launch, drive, finish.
 
-use super::{Exit, LogArgs, RunArgs};
+use super::{Exit, LogArgs, PipelineArgs, RunArgs};
 use crate::driver::{Driver, View};
 use crate::finish;
 use crate::grpc::{self, Welcome};
@@ -10,10 +10,12 @@ use crate::progress::Progress;
 use crate::scheduler::{Ending, Policy, Scheduler, Stop};
 use crate::summary::Summary;
 use crate::term::Term;
+use crate::text::command;
 use ip2p_pipeline::manifest::Counts;
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::spec::{Launcher, Spec};
-use std::io::IsTerminal;
+use std::env::VarError;
+use std::io::{ErrorKind, IsTerminal};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -32,7 +34,7 @@ pub(super) async fn run(args: RunArgs, log: LogArgs) -> Result<(), Exit> {
     crate::logging::init(log.verbose, log.log_json, progress.writer());
     let spec = args.pipeline.load()?;
     let max_quarantined = spec.run.max_quarantined;
-    let result = run_spec(spec, &log, view, &progress, started).await;
+    let result = run_spec(spec, &args, &log, view, &progress, started).await;
     progress.finish();
     let (summary, ending) = result?;
     #[expect(clippy::print_stdout, reason = "the summary is the command's output")]
@@ -44,14 +46,15 @@ pub(super) async fn run(args: RunArgs, log: LogArgs) -> Result<(), Exit> {
 
 /// The exit status that an ending deserves.
 fn verdict(args: &RunArgs, max_quarantined: f64, summary: &Summary, ending: Ending) -> Result<(), Exit> {
-    let again = format!("Run `ip2p-coordinator run {}` to go on", args.pipeline.pipeline.display());
+    let again = format!("Run `{}` to go on", again(&args.pipeline));
     match ending {
         Ending::Complete => within_limit(max_quarantined, summary),
         Ending::Stopped(stop @ Stop::BadInput(_)) => Err(Exit::bad_input(stop.to_string())),
         Ending::Stopped(stop @ Stop::TooManyQuarantined { .. }) => Err(Exit {
             code: Exit::TOO_MANY_QUARANTINED,
             message: format!(
-                "{stop}. Their errors are in the quarantine objects and the index. Mend the cause; records in quarantine are not tried again by this version, so run it under another name, or raise the limit and go on"
+                "{stop}. Their errors are in the summary above. Mend the cause; records in quarantine are not tried again by this \
+                 version, so run it under another name, or raise the limit and go on"
             ),
         }),
         Ending::Stopped(stop @ (Stop::Interrupted | Stop::NoWorkers(_) | Stop::TakenOver(_))) => {
@@ -64,6 +67,13 @@ fn verdict(args: &RunArgs, max_quarantined: f64, summary: &Summary, ending: Endi
     }
 }
 
+/// The command that goes on with this run: with other overrides it would be another one.
+fn again(args: &PipelineArgs) -> String {
+    let (program, pipeline) = (super::program(), args.pipeline.display().to_string());
+    let overrides = args.overrides.iter().flat_map(|text| ["--set", text]);
+    command([program.as_str(), "run", &pipeline].into_iter().chain(overrides))
+}
+
 /// A small run ends before its share in quarantine can be judged on the way.
 fn within_limit(max_quarantined: f64, summary: &Summary) -> Result<(), Exit> {
     let over = |counts: &Counts| counts.quarantined as f64 > max_quarantined * counts.expected as f64;
@@ -72,8 +82,8 @@ fn within_limit(max_quarantined: f64, summary: &Summary) -> Result<(), Exit> {
         Some(stage) => Err(Exit {
             code: Exit::TOO_MANY_QUARANTINED,
             message: format!(
-                "the run is complete, but {} of {} records of {} are in quarantine, more than run.max_quarantined allows. Their errors are \
-                 in the quarantine objects and the index",
+                "the run is complete, but {} of {} records of {} are in quarantine, more than run.max_quarantined allows. Their errors \
+                 are in the summary above",
                 stage.counts.quarantined, stage.counts.expected, stage.stage
             ),
         }),
@@ -82,6 +92,7 @@ fn within_limit(max_quarantined: f64, summary: &Summary) -> Result<(), Exit> {
 
 async fn run_spec(
     spec: Spec,
+    args: &RunArgs,
     log: &LogArgs,
     view: watch::Sender<View>,
     progress: &Progress,
@@ -91,9 +102,8 @@ async fn run_spec(
     if let Some(summary) = finish::finished_summary(&store, &plan).await? {
         return Ok((summary, Ending::Complete));
     }
-    let listener = TcpListener::bind(&plan.spec.run.listen)
-        .await
-        .map_err(|e| Exit::bad_input(format!("run.listen: cannot listen on {}: {e}", plan.spec.run.listen)))?;
+    let address = &plan.spec.run.listen;
+    let listener = TcpListener::bind(address).await.map_err(|e| cannot_listen(address, &e))?;
     let address = listener.local_addr().map_err(|e| Exit::resumable(e.to_string()))?;
     let token = token()?;
     check_launcher(plan.spec.run.launcher)?;
@@ -109,12 +119,39 @@ async fn run_spec(
         let _ = stopped.await;
     }));
     let driver = Driver::new(scheduler, inbox, workers, &term, view);
-    let (ending, scheduler) = driver.run(interrupts(progress)).await;
+    let (ending, scheduler, farewell) = driver.run(interrupts(progress)).await;
+    let summary = finish::finish(&store, &plan, &corpus, &scheduler, &ending, started.elapsed()).await;
+    let summary = summary.map_err(|e| unfinished(&args.pipeline, e))?;
+    // A worker that loses the server before it knows that the run is over takes it for a failure.
+    let _ = farewell.await;
     drop(stop_server);
-    let summary = finish::finish(&store, &plan, &corpus, &scheduler, &ending, started.elapsed()).await?;
     // Connections end by themselves when their workers leave; a worker that hangs is not waited for.
     let _ = tokio::time::timeout(GOODBYE, server).await;
     Ok((summary, ending))
+}
+
+fn cannot_listen(address: &str, error: &std::io::Error) -> Exit {
+    let advice = match error.kind() {
+        ErrorKind::AddrInUse => {
+            "another program listens there, perhaps an earlier coordinator: stop it, or choose another port (0 picks a free one)"
+        }
+        ErrorKind::AddrNotAvailable => "this machine has no such address: 127.0.0.1 is for workers of this machine, 0.0.0.0 for all others",
+        ErrorKind::PermissionDenied => "ports below 1024 are for administrators: choose a higher one",
+        _ => "choose another address",
+    };
+    Exit::bad_input(format!("run.listen: cannot listen on {address}: {error}; {advice}"))
+}
+
+/// The shards are there, but card, report or summary could not be made.
+fn unfinished(args: &PipelineArgs, error: ip2p_pipeline::Error) -> Exit {
+    let Exit { code, message } = Exit::from(error);
+    Exit {
+        code,
+        message: format!(
+            "{message}. All work is committed; only the card, the report or the summary is missing. Mend that and run `{}`",
+            again(args)
+        ),
+    }
 }
 
 fn policy(plan: &Plan) -> Policy {
@@ -132,8 +169,15 @@ fn policy(plan: &Plan) -> Policy {
 
 /// The workers' token: given by the user, or fresh for this coordinator.
 fn token() -> Result<String, Exit> {
-    if let Ok(token) = std::env::var("IP2P_TOKEN") {
-        return Ok(token);
+    match std::env::var("IP2P_TOKEN") {
+        Ok(token) if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            return Err(Exit::bad_input(
+                "IP2P_TOKEN must be letters, digits and signs without spaces, and not empty: for example of `openssl rand -hex 32`",
+            ));
+        }
+        Ok(token) => return Ok(token),
+        Err(VarError::NotUnicode(_)) => return Err(Exit::bad_input("IP2P_TOKEN is not text")),
+        Err(VarError::NotPresent) => {}
     }
     let mut bytes = [0u8; 32];
     getrandom::fill(&mut bytes).map_err(|e| Exit::resumable(format!("the system gives no random numbers: {e}")))?;

@@ -3,12 +3,12 @@
 use super::{Point, ReportData, Shown};
 use crate::explain::verdict;
 use crate::fetch;
+use crate::sample::Sample;
 use crate::summary::Summary;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::{StreamExt, TryStreamExt};
 use image::codecs::jpeg::JpegEncoder;
-use ip2p_pipeline::ids::PairId;
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::{PartitionManifest, role};
 use ip2p_pipeline::plan::Plan;
@@ -31,29 +31,6 @@ const SMALL_BYTES: u64 = 12_000;
 const JPEG_QUALITY: u8 = 82;
 /// Images read at the same time.
 const PARALLEL: usize = 16;
-
-/// The entries with the smallest ids. Ids are hashes, so this is a uniform sample that does not depend on the order.
-struct Sample<T> {
-    most: usize,
-    entries: BTreeMap<PairId, T>,
-}
-
-impl<T> Sample<T> {
-    fn of(most: usize) -> Self {
-        Sample { most, entries: BTreeMap::new() }
-    }
-
-    fn offer(&mut self, id: PairId, entry: impl FnOnce() -> T) {
-        let full = self.entries.len() >= self.most;
-        if full && self.entries.last_key_value().is_none_or(|(last, _)| *last < id) {
-            return;
-        }
-        self.entries.insert(id, entry());
-        if self.entries.len() > self.most {
-            self.entries.pop_last();
-        }
-    }
-}
 
 /// What one pass over the index collects.
 struct Samples {
@@ -97,15 +74,15 @@ impl ReportData {
         let index = index.ok_or_else(|| Error::invalid(format!("{} names no index: finish the run first", store.url_of(&key))))?;
         let samples = fetch::visit_index(store, index, Samples::new(), Samples::add).await?;
 
-        let mut kept: Vec<IndexRow> = samples.kept.entries.into_values().collect();
+        let mut kept: Vec<IndexRow> = samples.kept.into_entries().collect();
         let direction = |row: &IndexRow| row.scores.map_or(f64::NEG_INFINITY, |scores| scores.clip_sim_dir);
         kept.sort_by(|a, b| direction(b).total_cmp(&direction(a)));
-        let rejected = samples.rejected.into_values().flat_map(|sample| sample.entries.into_values()).collect();
+        let rejected = samples.rejected.into_values().flat_map(Sample::into_entries).collect();
         let mut room = IMAGE_TEXT;
         let kept = show(store, plan, kept, &mut room).await?;
         let rejected = show(store, plan, rejected, &mut room).await?;
         // Kept ones last, so that they lie on top.
-        let points = samples.points.into_iter().flat_map(|sample| sample.entries.into_values()).collect();
+        let points = samples.points.into_iter().flat_map(Sample::into_entries).collect();
         Ok(ReportData { plan: plan.clone(), summary: summary.clone(), kept, rejected, points, scored: samples.scored })
     }
 }
@@ -152,26 +129,6 @@ fn small(bytes: &[u8]) -> image::ImageResult<(&'static str, Vec<u8>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ip2p_pipeline::ids::TripletId;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn a_sample_does_not_depend_on_the_order(mut numbers in prop::collection::vec(0u32..500, 0..60), most in 1usize..20) {
-            let id = |n: u32| PairId::of(TripletId::of("", "", ""), n);
-            let sample = |numbers: &[u32]| {
-                let mut sample = Sample::of(most);
-                numbers.iter().for_each(|&n| sample.offer(id(n), || n));
-                sample.entries
-            };
-            let first = sample(&numbers);
-            numbers.reverse();
-            prop_assert_eq!(&first, &sample(&numbers));
-            numbers.sort();
-            numbers.dedup();
-            prop_assert_eq!(first.len(), numbers.len().min(most));
-        }
-    }
 
     #[test]
     fn large_images_become_small_ones_and_small_ones_stay() {

@@ -4,6 +4,7 @@ use super::charts;
 use super::html::{esc, words};
 use super::{ReportData, Shown};
 use crate::place::Place;
+use crate::quarantine::QuarantineError;
 use crate::text::{count, duration, share};
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::records::Verdict;
@@ -17,10 +18,12 @@ pub fn render(data: &ReportData) -> String {
     let name = esc(&data.summary.run);
     let sections = [
         header(data),
+        nothing_section(data),
         figures(data),
         charts_section(data),
         kept_section(data),
         rejected_section(data),
+        quarantine_section(data),
         loading_section(data),
         lineage_section(&data.plan),
     ];
@@ -42,6 +45,22 @@ fn header(data: &ReportData) -> String {
         count(summary.funnel().pairs.output),
         duration(summary.wall_seconds)
     )
+}
+
+/// Why there is no pair; empty when there are some.
+fn nothing_section(data: &ReportData) -> String {
+    let section = |why: &String| format!("<section class=panel>\n<h2>No pairs</h2>\n<p>{}</p>\n</section>\n", esc(why));
+    data.summary.nothing_kept.as_ref().map(section).unwrap_or_default()
+}
+
+fn quarantine_section(data: &ReportData) -> String {
+    let errors = &data.summary.quarantine;
+    if errors.is_empty() {
+        return String::new();
+    }
+    let row = |error: &QuarantineError| format!("<dt>{} {}</dt><dd>{}</dd>\n", count(error.records), error.stage, esc(&error.error));
+    let rows: String = errors.iter().map(row).collect();
+    format!("<section class=panel>\n<h2>In quarantine</h2>\n<dl class=lines>\n{rows}</dl>\n</section>\n")
 }
 
 fn figures(data: &ReportData) -> String {
@@ -161,6 +180,9 @@ fn pair(shown: &Shown) -> String {
 }
 
 fn loading_section(data: &ReportData) -> String {
+    if data.summary.nothing_kept.is_some() {
+        return String::new();
+    }
     let lines: String = data
         .summary
         .loading()

@@ -9,7 +9,8 @@ async fn data() -> ReportData {
     let Fixture { store, plan } = Fixture::finished().await;
     let stages = figures::of_store(&store, &plan).await.unwrap();
     let corpus = corpus::load(&store, &plan.corpus_dir).await.unwrap().unwrap();
-    let summary = Summary::new(&plan, &corpus, stages, true, Duration::from_secs(75), &store);
+    let mut summary = Summary::new(&plan, &corpus, stages, true, Duration::from_secs(75), &store);
+    summary.add_reasons(&store, &plan).await.unwrap();
     ReportData::load(&store, &plan, &summary).await.unwrap()
 }
 
@@ -28,6 +29,17 @@ async fn the_page_has_every_pair_of_a_small_run() {
     assert_eq!(page.matches("<circle ").count() as u64, CANDIDATES - 1);
     assert!(page.contains("clip sim dir 0.1000 is below clip direction 0.2"));
     assert!(page.contains("keep_rejected: true"));
+    assert!(page.contains("<dt>1 pairs</dt><dd>the image is not finite</dd>"));
+}
+
+#[tokio::test]
+async fn a_page_without_pairs_says_why_and_not_how_to_load_them() {
+    let mut data = data().await;
+    assert!(render(&data).contains("load_dataset") && !render(&data).contains("No pairs"));
+    data.kept.clear();
+    data.summary.nothing_kept = Some("0 of 12 candidates kept: 8 fail <clip_direction> 0.2".to_string());
+    let page = render(&data);
+    assert!(page.contains("8 fail &lt;clip_direction&gt; 0.2") && !page.contains("load_dataset"));
 }
 
 #[tokio::test]

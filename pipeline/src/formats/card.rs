@@ -123,7 +123,7 @@ impl DatasetCard {
             self.name
         );
         page += &self.splits_section();
-        page += &self.loading_section();
+        page += &self.loading_section(pairs);
         page += &self.fields_section();
         page += &self.funnel_section();
         page += &self.lineage_section();
@@ -166,7 +166,10 @@ impl DatasetCard {
         text
     }
 
-    fn loading_section(&self) -> String {
+    fn loading_section(&self, pairs: u64) -> String {
+        if pairs == 0 {
+            return EMPTY.to_string();
+        }
         let mut text = "\n## How to load it\n\nAll formats hold the same pairs; write the path of this folder for `DATASET`.\n".to_string();
         for format in &self.formats {
             text += &match format {
@@ -255,6 +258,13 @@ fn files_of(format: ShardFormat, split: SplitName) -> String {
         ShardFormat::Webdataset | ShardFormat::Original => format!("{}/{}-*.tar", format.name(), split.name()),
     }
 }
+
+const EMPTY: &str = "
+## There is nothing to load
+
+**This data set is empty**: no candidate was kept. It has no shards, and no reader can open it. The section on how many were
+kept says what turned them away.
+";
 
 const PARQUET_LOADING: &str = r#"
 Parquet (`data/`):
@@ -353,6 +363,15 @@ mod tests {
         let tars = [("train", "webdataset/train-*.tar"), ("test", "webdataset/test-*.tar")];
         assert_eq!(data_files(&card(&[ShardFormat::Webdataset]).readme()), tars);
         assert!(data_files(&card(&[ShardFormat::Original]).readme()).is_empty());
+    }
+
+    #[test]
+    fn the_page_of_an_empty_set_says_so_and_names_no_file() {
+        let mut card = card(&[ShardFormat::Webdataset, ShardFormat::Parquet, ShardFormat::Original]);
+        card.splits.iter_mut().for_each(|split| (split.triplets, split.pairs) = (0, 0));
+        let page = card.readme();
+        assert!(page.contains("**This data set is empty**") && page.contains("| - rejected: text similarity | 278 |"), "{page}");
+        assert!(!page.contains("load_dataset") && !page.contains("WebDataset(") && data_files(&page).is_empty(), "{page}");
     }
 
     #[test]

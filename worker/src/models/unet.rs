@@ -54,6 +54,20 @@ pub struct Rows {
     pub shared: Vec<(usize, usize)>,
 }
 
+/// What goes from one part of the network to the next, in the original's numbering.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The times as sinusoids.
+    Sinusoids,
+    /// The time embedding.
+    Time,
+    /// Output of this input block.
+    Down(usize),
+    Middle,
+    /// Output of this output block.
+    Up(usize),
+}
+
 impl UNet {
     /// Loads a diffusers model folder with `unet/config.json`, the `unet` folder itself, or a single checkpoint file in the
     /// original naming, whose sizes are inferred. With `averaged`, the moving averages of a training checkpoint are used
@@ -149,29 +163,51 @@ impl UNet {
     /// `x`: [b, in_channels, h, w], already scaled to unit variance; h and w as large as the number of levels allows.
     /// `t`: [b] or [1], the time of each row in 0..1000, possibly fractional. Returns [b, out_channels, h, w] in `x`'s type.
     pub fn forward(&self, x: &Tensor, t: &Tensor, text: &TextContext, rows: &Rows) -> Result<Tensor> {
+        self.forward_seen(x, t, text, rows, &mut |_, _| ())
+    }
+
+    /// The same; `see` gets what goes from part to part, to find the first that differs from a reference.
+    pub fn forward_seen(
+        &self,
+        x: &Tensor,
+        t: &Tensor,
+        text: &TextContext,
+        rows: &Rows,
+        see: &mut dyn FnMut(Part, &Tensor),
+    ) -> Result<Tensor> {
         let b = x.dim(0)?;
         let sharing = rows.check(b, text.texts)?.then(|| rows.shared_rows(b, &self.device)).transpose()?;
         let context = Context { texts: &rows.texts, sharing: sharing.as_ref() };
         let mut kv = text.layers.iter();
-        let time = self.embed_time(t)?.silu()?;
+        let sinusoids = sinusoids(t, self.config.first_channels())?;
+        see(Part::Sinusoids, &sinusoids);
+        let time = self.embed_time(&sinusoids)?;
+        see(Part::Time, &time);
+        let time = time.silu()?;
         let mut h = self.conv_in.forward(&x.to_dtype(self.dtype)?)?;
         let mut skips = vec![h.clone()];
         for block in &self.down {
             h = block.forward(&h, &time, &context, &mut kv, &mut skips)?;
         }
+        skips.iter().enumerate().for_each(|(i, skip)| see(Part::Down(i), skip));
         h = self.mid.forward(&h, &time, &context, &mut kv)?;
+        see(Part::Middle, &h);
+        let mut up = 0;
+        let mut see_up = |h: &Tensor| {
+            see(Part::Up(up), h);
+            up += 1;
+        };
         for block in &self.up {
-            h = block.forward(&h, &time, &context, &mut kv, &mut skips)?;
+            h = block.forward(&h, &time, &context, &mut kv, &mut skips, &mut see_up)?;
         }
         let h = self.norm_out.then_silu(&h)?;
         Ok(self.conv_out.forward(&h)?.to_dtype(x.dtype())?)
     }
 
     /// The time embedding before its last SiLU: sinusoids (Vaswani et al., 2017; cosines first), linear, SiLU, linear.
-    fn embed_time(&self, t: &Tensor) -> candle_core::Result<Tensor> {
-        let embedded = sinusoids(t, self.config.first_channels())?.to_dtype(self.dtype)?;
+    fn embed_time(&self, sinusoids: &Tensor) -> candle_core::Result<Tensor> {
         let [first, second] = &self.time;
-        second.forward(&first.forward(&embedded)?.silu()?)
+        second.forward(&first.forward(&sinusoids.to_dtype(self.dtype)?)?.silu()?)
     }
 }
 

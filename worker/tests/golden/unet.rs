@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use ip2p_worker::models::unet::{Rows, UNet, UNetConfig};
+use ip2p_worker::models::unet::{Part, Rows, UNet, UNetConfig};
 use ip2p_worker::models::{Weights, error::Error};
 
 use super::support::{Reference, case, files, json, max_difference};
@@ -50,6 +50,43 @@ fn golden_unet() {
                 io.assert_close(&format!("{out}_p2p_on"), &on, TOLERANCE);
             }
         }
+    }
+}
+
+/// Values inside the network, where the reference has them, so that a wrong output names the part that is wrong.
+#[test]
+fn golden_unet_inside() {
+    let Some(folder) = case("unet_p2p") else { return };
+    let mut compared = 0;
+    for (_, unet) in all(&folder) {
+        for run in files(&folder, "io", ".safetensors") {
+            let io = Reference::open(&run);
+            let text = unet.text_context(io.get("context")).unwrap();
+            for (p2p, ending) in [(false, "p2p_off"), (true, "p2p_on")] {
+                let mut see = |part: Part, found: &Tensor| {
+                    let name = format!("dbg_{}.{ending}", original_name(part));
+                    let Some(expected) = io.find(&name) else { return };
+                    // The outputs' tolerance, which is for values of order 1.
+                    let largest = max_difference(expected, &expected.zeros_like().unwrap());
+                    io.assert_close(&name, found, TOLERANCE * largest.max(1.0));
+                    compared += 1;
+                };
+                let x = io.get("x");
+                unet.forward_seen(x, io.get("timesteps"), &text, &rows(x.dim(0).unwrap(), p2p), &mut see).unwrap();
+            }
+            let known = io.names().filter(|name| name.starts_with("dbg_")).count();
+            assert_eq!(std::mem::take(&mut compared), known, "{}: a dbg_ tensor was not compared", run.display());
+        }
+    }
+}
+
+fn original_name(part: Part) -> String {
+    match part {
+        Part::Sinusoids => "timestep_embedding".to_string(),
+        Part::Time => "time_embed".to_string(),
+        Part::Down(i) => format!("input_blocks.{i}"),
+        Part::Middle => "middle_block".to_string(),
+        Part::Up(i) => format!("output_blocks.{i}"),
     }
 }
 

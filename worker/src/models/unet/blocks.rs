@@ -148,6 +148,7 @@ impl UpBlock {
         text_kv(&self.layers, states, into)
     }
 
+    /// `see` gets what each layer puts out; the last one with the upsampling after it, as the original numbers them.
     pub(super) fn forward<'k>(
         &self,
         x: &Tensor,
@@ -155,16 +156,18 @@ impl UpBlock {
         context: &Context,
         kv: &mut impl Iterator<Item = &'k TextKv>,
         skips: &mut Vec<Tensor>,
+        see: &mut dyn FnMut(&Tensor),
     ) -> Result<Tensor> {
         let mut x = x.clone();
-        for layer in &self.layers {
+        for (i, layer) in self.layers.iter().enumerate() {
             let Some(skip) = skips.pop() else { candle_core::bail!("more layers up than down") };
             x = layer.forward(&Tensor::cat(&[&x, &skip], 1)?, time, context, kv)?;
+            if let (Some(upsample), Some(above), true) = (&self.upsample, skips.last(), i + 1 == self.layers.len()) {
+                // The size of the level above; with odd sizes it is not exactly twice this one.
+                x = upsample.forward(&x, (above.dim(2)?, above.dim(3)?))?;
+            }
+            see(&x);
         }
-        match (&self.upsample, skips.last()) {
-            // The size of the level above; with odd sizes it is not exactly twice this one.
-            (Some(upsample), Some(above)) => upsample.forward(&x, (above.dim(2)?, above.dim(3)?)),
-            _ => Ok(x),
-        }
+        Ok(x)
     }
 }

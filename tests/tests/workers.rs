@@ -1,0 +1,74 @@
+//! Workers that sleep too long, and workers that connect by themselves.
+
+use ip2p_tests::{Pipeline, Running, command_line, signal};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ip2p-under-test");
+
+#[test]
+fn a_worker_that_sleeps_past_its_lease_does_no_harm() {
+    let reference = Pipeline::new(PROGRAM);
+    reference.run_expecting(0, &[]);
+    let pipeline = Pipeline::new(PROGRAM);
+    let mut run = pipeline.start(&["run.lease=2s"]);
+    assert!(run.wait_until(|| pipeline.objects().iter().any(|key| key.starts_with("pairs/"))), "{}", run.log());
+    // Work goes to the first name first, so this one holds some or is the next to get some.
+    let sleeper = run.workers().into_iter().find(|worker| command_line(*worker).contains("local-0.")).expect("the first worker");
+    signal(sleeper, "STOP");
+    run.wait_to_say("no heartbeat for 2 s");
+    signal(sleeper, "CONT");
+    assert_eq!(run.wait(), Some(0), "{}", run.log());
+    assert_eq!(pipeline.dataset(), reference.dataset());
+    pipeline.assert_sound(&[]);
+}
+
+const TOKEN: &str = "correct-horse-7";
+const WRONG: &str = "battery-staple-9";
+
+/// A worker as its own process, as another machine would start it.
+fn worker(pipeline: &Pipeline, coordinator: &str, token: Option<&str>, name: &str) -> Running {
+    let mut command = pipeline.command(&["worker", "--coordinator", coordinator, "--name", name]);
+    command.envs(token.map(|token| ("IP2P_TOKEN", token)));
+    Running::start(command)
+}
+
+#[track_caller]
+fn expect(mut worker: Running, code: i32, parts: &[&str]) {
+    assert_eq!(worker.wait(), Some(code), "{}", worker.log());
+    for part in parts {
+        assert!(worker.log().contains(part), "`{part}` is not in: {}", worker.log());
+    }
+}
+
+#[test]
+fn workers_connect_with_the_token_and_leave_when_the_run_is_over() {
+    let external = ["run.launcher=external", "run.listen=127.0.0.1:0"];
+    let pipeline = Pipeline::new(PROGRAM);
+    let refused = pipeline.run_expecting(2, &external);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("needs IP2P_TOKEN"), "{refused:?}");
+
+    // It asks for half a minute before it gives up, so it starts first and is judged last.
+    let lonely = worker(&pipeline, "http://127.0.0.1:1", Some(TOKEN), "lonely");
+    let mut command = pipeline.command(&["run", "pipeline.yaml", "--set", external[0], "--set", external[1]]);
+    command.env("IP2P_TOKEN", TOKEN);
+    let mut run = Running::start(command);
+    run.wait_to_say("waiting for workers: ");
+    run.wait_to_say("--coordinator http://127.0.0.1:");
+    let address = run.log().split_once("--coordinator ").and_then(|(_, rest)| rest.split_whitespace().next().map(String::from));
+    let address = address.expect("the coordinator's address");
+
+    expect(worker(&pipeline, &address, Some(WRONG), "a"), 42, &["wrong or missing token", &address]);
+    expect(worker(&pipeline, &address, None, "b"), 42, &["IP2P_TOKEN is not set"]);
+    expect(worker(&pipeline, "127.0.0.1", Some(TOKEN), "c"), 42, &["127.0.0.1", "write for example http://"]);
+    let workers = ["first", "second"].map(|name| worker(&pipeline, &address, Some(TOKEN), name));
+    assert_eq!(run.wait(), Some(0), "{}", run.log());
+    workers.into_iter().for_each(|worker| expect(worker, 0, &[]));
+    for secret in [TOKEN, WRONG] {
+        assert!(!run.log().contains(secret), "a token in the log: {}", run.log());
+    }
+
+    let reference = Pipeline::new(PROGRAM);
+    reference.run_expecting(0, &[]);
+    assert_eq!(pipeline.dataset(), reference.dataset());
+    pipeline.assert_sound(&external);
+    expect(lonely, 1, &["no coordinator at http://127.0.0.1:1"]);
+}
