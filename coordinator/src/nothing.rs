@@ -14,6 +14,7 @@ use ip2p_pipeline::spec::Filter;
 use ip2p_pipeline::store::Store;
 use ip2p_pipeline::tables::Table;
 use ip2p_pipeline::{Result, commit};
+use std::cmp::Reverse;
 
 /// Candidates from which the thresholds that would keep some are computed.
 const SAMPLE: usize = 100_000;
@@ -99,7 +100,7 @@ async fn no_pair(store: &Store, plan: &Plan) -> Result<String> {
     let mut below: Vec<(u64, String)> =
         judged.below.into_iter().zip(NAMES.iter().zip(thresholds(&filter))).map(|(n, (name, t))| (n, format!("{name} {t}"))).collect();
     below.retain(|(n, _)| *n > 0);
-    below.sort_by(|a, b| b.0.cmp(&a.0));
+    below.sort_by_key(|(n, _)| Reverse(*n));
     let below: Vec<String> = below.into_iter().map(|(n, name)| format!("{} fail {name}", count(n))).collect();
     let scores: Vec<[f64; 3]> = judged.sample.into_entries().collect();
     let (looser, passing) = loosened(thresholds(&filter), &scores);

@@ -11,6 +11,7 @@ use ip2p_pipeline::store::Store;
 use ip2p_pipeline::tables::Table;
 use ip2p_pipeline::{Result, commit};
 use serde::{Deserialize, Serialize};
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -100,7 +101,7 @@ impl Found {
     fn errors(self) -> Vec<QuarantineError> {
         let told = |((stage, error), (records, example))| QuarantineError { stage, error, records, example };
         let mut errors: Vec<QuarantineError> = self.0.into_iter().map(told).collect();
-        errors.sort_by(|a, b| b.records.cmp(&a.records));
+        errors.sort_by_key(|error| Reverse(error.records));
         errors.truncate(ERRORS);
         errors
     }
