@@ -71,7 +71,7 @@ pub async fn run(options: SessionOptions, leave: watch::Receiver<bool>) -> Resul
     let store = Store::open(&welcome.store_url).map_err(crate::failure::domain)?;
     let models = Models::prepare(&plan.spec).await?;
     let device = Device::start(models).map_err(|e| failure(Cause::Resource, format!("cannot start the device thread: {e}")))?;
-    let env = Env { store, plan: Arc::new(plan), device };
+    let env = Env { store, plan: Arc::new(plan), device, kept: Arc::default() };
     let lease = Duration::from_millis(welcome.lease_millis);
     Session { client, options, env, lease, leave }.serve().await
 }
