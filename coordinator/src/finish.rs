@@ -1,6 +1,7 @@
 //! The end of a run: the dataset's card, the report and the summary. All of it is derived from what is
 //! committed, so a coordinator that dies here is finished by the next one.
 
+use crate::dataset::Files;
 use crate::prepare;
 use crate::report;
 use crate::scheduler::{Ending, Scheduler};
@@ -16,13 +17,16 @@ use ip2p_pipeline::store::Store;
 use ip2p_pipeline::{Result, commit};
 use std::time::Duration;
 
-/// The summary of an earlier, complete run of exactly this plan.
+/// The summary of an earlier, complete run of exactly this plan, if every file of its dataset is still there.
 pub async fn finished_summary(store: &Store, plan: &Plan) -> Result<Option<Summary>> {
     let summary: Option<Summary> = commit::read(store, layout::SUMMARY).await?;
-    let summary = summary.filter(|summary| summary.complete && summary.plan == plan.fingerprint());
-    // The card is written last into a dataset: without it there is none to speak of.
-    let there = store.get(&plan.dir(Stage::Shards).dataset(README_PATH)).await?.is_some();
-    Ok(summary.filter(|_| there))
+    let Some(summary) = summary.filter(|summary| summary.complete && summary.plan == plan.fingerprint()) else { return Ok(None) };
+    let shards = prepare::manifests(store, plan.dir(Stage::Shards)).await?;
+    let files = Files::list(store, &plan.dir(Stage::Shards)).await?;
+    let committed = summary.stage(Stage::Shards).is_some_and(|stage| stage.committed as usize == shards.len());
+    let whole = shards.iter().all(|shard| files.problem_of(shard).is_none());
+    let described = card(plan, &summary, &shards)?.iter().all(|(key, text)| files.problem(key, text.len() as u64).is_none());
+    Ok((committed && whole && described).then_some(summary))
 }
 
 /// Sums up; after a complete run it also writes card, report and summary, the summary last.
@@ -50,15 +54,21 @@ pub async fn finish(
     Ok(summary)
 }
 
-/// The dataset's own README and figures.
 async fn write_card(store: &Store, plan: &Plan, summary: &Summary) -> Result<()> {
+    let shards = prepare::manifests(store, plan.dir(Stage::Shards)).await?;
+    for (key, text) in card(plan, summary, &shards)? {
+        store.put(&key, text.into()).await?;
+    }
+    Ok(())
+}
+
+/// Keys and texts of the dataset's own figures and README.
+fn card(plan: &Plan, summary: &Summary, shards: &[PartitionManifest]) -> Result<[(String, String); 2]> {
     let dir = plan.dir(Stage::Shards);
     let root = format!("{}/", dir.dataset_root());
-    let shards = prepare::manifests(store, dir).await?;
     let files = shards.iter().flat_map(|manifest| stats(manifest, &root)).collect();
     let card = DatasetCard::new(plan, summary.funnel(), &summary.splits, files);
-    store.put(&dir.dataset(STATS_PATH), card.stats_json()?.into()).await?;
-    store.put(&dir.dataset(README_PATH), card.readme().into()).await
+    Ok([(dir.dataset(STATS_PATH), card.stats_json()?), (dir.dataset(README_PATH), card.readme())])
 }
 
 /// The shard files of one partition. The original layout is many small files and no shard.
@@ -74,4 +84,44 @@ fn stats(manifest: &PartitionManifest, root: &str) -> Vec<ShardStats> {
             Some(ShardStats { path: path.to_string(), split, samples, bytes: object.bytes, blake3: object.blake3.clone() })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::figures;
+    use crate::fixture::Fixture;
+    use ip2p_pipeline::corpus;
+
+    /// A finished run with its card and summary.
+    async fn finished() -> Fixture {
+        let fixture = Fixture::finished().await;
+        let Fixture { store, plan } = &fixture;
+        let stages = figures::of_store(store, plan).await.unwrap();
+        let corpus = corpus::load(store, &plan.corpus_dir).await.unwrap().unwrap();
+        let summary = Summary::new(plan, &corpus, stages, true, Duration::from_secs(1), store);
+        write_card(store, plan, &summary).await.unwrap();
+        store.put(layout::SUMMARY, commit::encode(&summary).unwrap()).await.unwrap();
+        fixture
+    }
+
+    #[tokio::test]
+    async fn a_run_is_finished_while_all_of_its_dataset_is_there() {
+        let Fixture { store, plan } = finished().await;
+        let dir = plan.dir(Stage::Shards);
+        assert!(finished_summary(&store, &plan).await.unwrap().is_some());
+        let files = ["README.md", "stats.json", "webdataset/train-000000.tar", "original/0000002/77_1.png"];
+        let keys = files.map(|file| dir.dataset(file)).into_iter().chain([dir.manifest(1)]);
+        for key in keys {
+            let bytes = store.require(&key).await.unwrap();
+            store.delete(&key).await.unwrap();
+            assert!(finished_summary(&store, &plan).await.unwrap().is_none(), "{key}");
+            if key != dir.manifest(1) {
+                store.put(&key, bytes.slice(1..)).await.unwrap();
+                assert!(finished_summary(&store, &plan).await.unwrap().is_none(), "{key}");
+            }
+            store.put(&key, bytes).await.unwrap();
+        }
+        assert!(finished_summary(&store, &plan).await.unwrap().is_some());
+    }
 }

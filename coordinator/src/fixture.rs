@@ -155,7 +155,7 @@ impl Fixture {
         let images = self.key(Stage::Pairs, partition, start, "images.tar");
         let (before, after) = (png([200, 40, 40]), png([40, 40, 200]));
         let mut scored: Vec<ScoredCandidate> = (0..3).map(|sample| scored(self.plan.spec.seed, triplet, sample, pairs)).collect();
-        let place = |offset: usize, image: &Bytes| ImageRef { object: images.clone(), offset: offset as u64, length: image.len() as u64 };
+        let place = |offset: usize, image: &Bytes| ImageRef::describe(&images, offset as u64, image);
         scored[0].images = Some([place(0, &before), place(before.len(), &after)]);
         let mut counts = Counts { expected: 3, output: 3, ..Counts::default() };
         if last {

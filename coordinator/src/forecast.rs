@@ -89,7 +89,10 @@ pub async fn forecast(spec: Spec) -> Result<Forecast> {
         partitioning = frozen.unwrap_or(partitioning);
         let plan = Plan::new(spec, corpus_dir, fingerprint, models, partitioning);
         for (stage, committed, _) in &mut done {
-            *committed = count_committed(&store, plan.dir(*stage)).await?;
+            *committed = match stage {
+                Stage::Shards => prepare::committed(&store, plan.dir(*stage)).await?.len() as u32,
+                _ => count_committed(&store, plan.dir(*stage)).await?,
+            };
         }
     }
     let partitions = partitioning.partitions()?;

@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod cli;
+mod dataset;
 pub mod driver;
 pub mod explain;
 mod fetch;

@@ -1,5 +1,6 @@
 //! From a spec to a run that can be driven: frozen corpus, frozen partitioning, plan, and what is already done.
 
+use crate::dataset::Files;
 use crate::pin;
 use crate::scheduler::Recovered;
 use futures::{StreamExt, TryStreamExt};
@@ -97,7 +98,8 @@ async fn freeze(store: &Store, key: &str, wanted: Partitioning) -> Result<Partit
     Ok(frozen)
 }
 
-/// What the store already holds of every stage: one LIST per stage, then the manifests themselves.
+/// What the store already holds of every stage: one LIST per stage, then the manifests themselves, and one LIST of
+/// the dataset.
 pub async fn recover(store: &Store, plan: &Plan) -> Result<Vec<Recovered>> {
     let partitions = plan.partitioning.partitions()?;
     let mut recovered = Vec::new();
@@ -113,9 +115,20 @@ pub async fn recover(store: &Store, plan: &Plan) -> Result<Vec<Recovered>> {
     Ok(recovered)
 }
 
-/// The committed partitions of one stage, with their figures.
-pub async fn committed(store: &Store, dir: StageDir) -> Result<Vec<(u32, Finished)>> {
-    let manifests = manifests(store, dir).await?;
+/// The committed partitions of one stage, with their figures. Shards whose files are missing or of another length are
+/// left out: a worker writes them again.
+pub(crate) async fn committed(store: &Store, dir: StageDir) -> Result<Vec<(u32, Finished)>> {
+    let mut manifests = manifests(store, dir).await?;
+    if dir.stage == Stage::Shards && !manifests.is_empty() {
+        let files = Files::list(store, &dir).await?;
+        manifests.retain(|shard| match files.problem_of(shard) {
+            Some(problem) => {
+                tracing::warn!("shard {} of the dataset is not whole and has to be written again: {problem}", shard.partition);
+                false
+            }
+            None => true,
+        });
+    }
     let finished = |m: &PartitionManifest| Finished { counts: m.counts(), seconds: m.seconds(), figures: m.figures() };
     Ok(manifests.iter().map(|m| (m.partition, finished(m))).collect())
 }
@@ -127,4 +140,26 @@ pub async fn manifests(store: &Store, dir: StageDir) -> Result<Vec<PartitionMani
     let read =
         |(key, _): (String, u64)| async move { commit::decode::<PartitionManifest>(&store.url_of(&key), &store.require(&key).await?) };
     futures::stream::iter(keys).map(read).buffered(READS).try_collect().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::Fixture;
+
+    #[tokio::test]
+    async fn shards_without_their_files_are_not_done() {
+        let fixture = Fixture::finished().await;
+        let (store, dir) = (&fixture.store, fixture.plan.dir(Stage::Shards));
+        let done = || async {
+            let recovered = recover(store, &fixture.plan).await.unwrap();
+            let committed = |stage: &Recovered| stage.committed.iter().map(|(partition, _)| *partition).collect::<Vec<_>>();
+            recovered.iter().map(committed).collect::<Vec<_>>()
+        };
+        let stages = [vec![0, 1], vec![0, 1], vec![0, 1], vec![0]].to_vec();
+        assert_eq!(done().await, [stages.clone(), vec![vec![0, 1, 2, 3]]].concat());
+        store.delete(&dir.dataset("webdataset/train-000000.tar")).await.unwrap();
+        store.put(&dir.dataset("original/0000001/77_1.png"), "imag".into()).await.unwrap();
+        assert_eq!(done().await, [stages, vec![vec![1, 3]]].concat());
+    }
 }

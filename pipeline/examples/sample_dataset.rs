@@ -108,7 +108,7 @@ fn pair(n: u64, sample: u32) -> Result<(IndexRow, [Bytes; 2])> {
     let url = n.is_multiple_of(2).then(|| format!("https://example.com/{n}.jpg"));
     let triplet = Triplet::new(caption(before), format!("make it {after}"), caption(after), url);
     let images = [picture(n, sample, first)?, picture(n, sample, second)?];
-    let place = |image: &Bytes| ImageRef { object: String::new(), offset: 0, length: image.len() as u64 };
+    let place = |image: &Bytes| ImageRef::describe("", 0, image);
     let candidate = Candidate { triplet: triplet.id, sample, seed: 1000 * n + u64::from(sample), p2p_threshold: 0.5, cfg_scale: 8.0 };
     let row = IndexRow {
         pair: candidate.pair_id(),

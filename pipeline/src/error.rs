@@ -1,5 +1,7 @@
 //! What can go wrong in the domain. Every message says what, where and what to do next.
 
+mod advice;
+
 /// Errors of reading, writing and validating; the variants say what the caller should do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -10,7 +12,7 @@ pub enum Error {
     #[error("object {key} is damaged: {problem}. Run `audit` to list every damaged object")]
     Damaged { key: String, problem: String },
     /// The object store failed; a retry may help.
-    #[error("object store, {action} {key}: {source}")]
+    #[error("object store, {action} {key}: {source}{}", advice::of_store(.action, .key, .source))]
     Store {
         action: &'static str,
         key: String,
@@ -18,7 +20,7 @@ pub enum Error {
         source: object_store::Error,
     },
     /// A local file could not be read or written.
-    #[error("{path}: {source}")]
+    #[error("{path}: {source}{}", advice::of_file(.source))]
     File {
         path: String,
         #[source]

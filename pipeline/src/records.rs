@@ -110,6 +110,30 @@ pub struct ImageRef {
     pub object: String,
     pub offset: u64,
     pub length: u64,
+    /// The first 16 hex digits of the BLAKE3 of the bytes, as a number.
+    pub checksum: u64,
+}
+
+impl ImageRef {
+    /// Describes `image`, whose bytes lie at `offset` of `object`.
+    pub fn describe(object: &str, offset: u64, image: &[u8]) -> Self {
+        ImageRef { object: object.to_string(), offset, length: image.len() as u64, checksum: checksum(image) }
+    }
+
+    /// The range of the object's bytes.
+    pub fn range(&self) -> std::ops::Range<u64> {
+        self.offset..self.offset.saturating_add(self.length)
+    }
+
+    /// Whether `bytes` are the image that was described.
+    pub fn describes(&self, bytes: &[u8]) -> bool {
+        bytes.len() as u64 == self.length && checksum(bytes) == self.checksum
+    }
+}
+
+fn checksum(bytes: &[u8]) -> u64 {
+    let hash = blake3::hash(bytes);
+    hash.as_bytes().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// What became of one candidate in the `pairs` stage.

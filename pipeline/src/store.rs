@@ -28,16 +28,24 @@ pub enum Created {
     AlreadyExists,
 }
 
-/// Settings of the clouds' own environment variables; nothing else of the environment reaches a store.
-fn credentials() -> impl Iterator<Item = (String, String)> {
+/// Settings for the store at `url`: the clouds' own environment variables, and nothing else of the environment.
+fn settings(url: &str) -> impl Iterator<Item = (String, String)> {
+    // Who writes http:// means it.
+    let plain = url.starts_with("http://").then(|| ("allow_http".to_string(), "true".to_string()));
     let text = |(key, value): (std::ffi::OsString, std::ffi::OsString)| {
         Some((key.into_string().ok()?.to_ascii_lowercase(), value.into_string().ok()?))
     };
-    std::env::vars_os().filter_map(text).filter(|(key, _)| ["aws_", "google_", "azure_"].iter().any(|cloud| key.starts_with(cloud)))
+    std::env::vars_os()
+        .filter_map(text)
+        .filter(|(key, _)| ["aws_", "google_", "azure_"].iter().any(|cloud| key.starts_with(cloud)))
+        .chain(plain)
 }
 
-/// Schemes that [`Store::open`] understands.
-pub const SCHEMES: [&str; 8] = ["file", "memory", "s3", "gs", "az", "abfs", "http", "https"];
+/// Schemes of stores that can hold a run.
+pub const SCHEMES: [&str; 6] = ["file", "memory", "s3", "gs", "az", "abfs"];
+
+/// Schemes that [`Store::open`] can only read single objects from: servers that cannot create an object just once.
+pub const READ_ONLY_SCHEMES: [&str; 2] = ["http", "https"];
 
 impl Store {
     /// Opens `url`; credentials come from the environment.
@@ -68,7 +76,7 @@ impl Store {
     fn open_remote(url: &str) -> Result<Self> {
         let open = |source| Error::Store { action: "open", key: url.to_string(), source };
         let parsed = url.parse().map_err(|e| Error::invalid(format!("store `{url}`: {e}")))?;
-        let (inner, prefix) = object_store::parse_url_opts(&parsed, credentials()).map_err(open)?;
+        let (inner, prefix) = object_store::parse_url_opts(&parsed, settings(url)).map_err(open)?;
         Ok(Store { inner: Arc::from(inner), prefix, url: url.to_string(), folder: None })
     }
 
@@ -125,13 +133,18 @@ impl Store {
         self.get(key).await?.ok_or_else(|| Error::Damaged { key: self.url_of(key), problem: "it is missing".to_string() })
     }
 
-    /// Reads part of an object that a manifest names: its absence is damage.
+    /// Reads part of an object that a manifest names: that it is missing or ends before is damage.
     pub async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
-        match self.inner.get_range(&self.path(key), range).await {
-            Err(object_store::Error::NotFound { .. }) => {
-                Err(Error::Damaged { key: self.url_of(key), problem: "it is missing".to_string() })
-            }
-            read => read.map_err(self.error("read a range of", key)),
+        let damaged = |problem: String| Error::Damaged { key: self.url_of(key), problem };
+        let error = match self.inner.get_range(&self.path(key), range.clone()).await {
+            Ok(bytes) => return Ok(bytes),
+            Err(object_store::Error::NotFound { .. }) => return Err(damaged("it is missing".to_string())),
+            Err(e) => e,
+        };
+        // Each store has an error of its own for a range behind the end.
+        match self.inner.head(&self.path(key)).await {
+            Ok(meta) if meta.size < range.end => Err(damaged(format!("it has {} bytes, byte {} was asked for", meta.size, range.end))),
+            _ => Err(self.error("read a range of", key)(error)),
         }
     }
 
@@ -218,6 +231,13 @@ fn remove_staged_in(folder: &std::path::Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Stores behind TLS need it, as the programs install it.
+#[cfg(test)]
+pub(crate) fn install_tls() {
+    // Another test may have been faster.
+    let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
 #[cfg(test)]

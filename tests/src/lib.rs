@@ -157,12 +157,17 @@ impl Pipeline {
         names
     }
 
-    /// Hashes of every file of the dataset that the last complete run made, by path within it.
-    pub fn dataset(&self) -> BTreeMap<String, String> {
+    /// Folder of the dataset that the last complete run made.
+    pub fn dataset_folder(&self) -> PathBuf {
         let summary = std::fs::read_to_string(self.path().join("out/small/summary.json")).expect("the summary of a complete run");
         let summary: serde_json::Value = serde_json::from_str(&summary).expect("a summary in JSON");
         let place = summary["dataset"].as_str().expect("the dataset's place");
-        let root = self.path().join(place.trim_start_matches("file://"));
+        self.path().join(place.trim_start_matches("file://"))
+    }
+
+    /// Hashes of every file of the dataset that the last complete run made, by path within it.
+    pub fn dataset(&self) -> BTreeMap<String, String> {
+        let root = self.dataset_folder();
         let mut files = Vec::new();
         collect(&root, &mut files);
         let hashed = |file: PathBuf| {

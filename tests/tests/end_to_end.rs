@@ -69,3 +69,36 @@ fn new_thresholds_select_again_and_redo_nothing_else() {
     fresh.run_expecting(0, &looser);
     assert_eq!(pipeline.dataset(), fresh.dataset());
 }
+
+#[test]
+fn a_damaged_dataset_is_written_again_byte_for_byte() {
+    let pipeline = Pipeline::new(PROGRAM);
+    pipeline.run_expecting(0, &[]);
+    let (expected, objects) = (pipeline.dataset(), pipeline.objects());
+    let root = pipeline.dataset_folder();
+    let first = |start: &str, end: &str| expected.keys().find(|path| path.starts_with(start) && path.ends_with(end)).unwrap().clone();
+    let image = first("original/", "_1.jpg");
+    for file in [first("webdataset/", ".tar"), first("data/", ".parquet"), image.clone(), "README.md".to_string()] {
+        std::fs::remove_file(root.join(file)).unwrap();
+    }
+    // And one of another length.
+    std::fs::write(root.join(first("webdataset/test-", ".tar")), "half").unwrap();
+    let status = stdout(&pipeline.call(&["status", "pipeline.yaml", "--json"]));
+    assert!(status.contains("\"complete\": false"), "{status}");
+    pipeline.run_expecting(0, &[]);
+    assert_eq!(pipeline.dataset(), expected);
+    let audit = pipeline.call(&["audit", "pipeline.yaml"]);
+    assert!(audit.status.success(), "{}", stdout(&audit));
+    let new = |name: &String| !objects.contains(name) && !name.starts_with("terms/");
+    assert_eq!(pipeline.objects().into_iter().filter(new).collect::<Vec<_>>(), Vec::<String>::new());
+
+    // Damage that no length shows: the audit says to delete the file, and that is enough.
+    let mut bytes = std::fs::read(root.join(&image)).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(root.join(&image), bytes).unwrap();
+    let audit = pipeline.call(&["audit", "pipeline.yaml"]);
+    assert!(!audit.status.success() && stdout(&audit).contains(&image) && stdout(&audit).contains("delete it"), "{}", stdout(&audit));
+    std::fs::remove_file(root.join(&image)).unwrap();
+    pipeline.run_expecting(0, &[]);
+    assert_eq!(pipeline.dataset(), expected);
+}

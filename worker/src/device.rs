@@ -51,6 +51,12 @@ impl Device {
         })
     }
 
+    /// A device without models, for tests of the stages that compute nothing.
+    #[cfg(test)]
+    pub(crate) fn absent() -> Self {
+        Device { jobs: mpsc::channel(1).0, name: "none".into(), broken: Arc::default() }
+    }
+
     /// Runs `work` on the device thread. A panic in it becomes a failure of the attempt, not of the worker.
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce(&mut Models) -> Result<T> + Send + 'static) -> Result<T> {
         let gone = || failure(Cause::Bug, "the device thread ended");

@@ -5,7 +5,7 @@ use crate::failure::{Result, domain, failure};
 use crate::stages::{self, Env, Work};
 use bytes::Bytes;
 use ip2p_pipeline::commit::{self, Committed};
-use ip2p_pipeline::layout::StageDir;
+use ip2p_pipeline::layout::{Stage, StageDir};
 use ip2p_pipeline::manifest::{Attempt, ChunkManifest, Counts, DataObject, PartitionManifest};
 use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished};
 use std::collections::BTreeMap;
@@ -44,11 +44,19 @@ pub struct ChunkData {
 pub async fn run_partition(env: &Env, assignment: Assignment, worker: &str, control: &Arc<Control>) -> Result<Finished> {
     let dir = env.plan.dir(assignment.stage);
     let partition = assignment.partition;
-    if let Some(done) = commit::read::<PartitionManifest>(&env.store, &dir.manifest(partition)).await.map_err(domain)? {
+    let done = commit::read::<PartitionManifest>(&env.store, &dir.manifest(partition)).await.map_err(domain)?;
+    let mut chunks = match &done {
+        Some(done) => done.chunks.clone(),
+        None => commit::chunk_chain(&env.store, &dir, partition).await.map_err(domain)?,
+    };
+    // A committed shard is given out when its files are missing or damaged.
+    if assignment.stage == Stage::Shards && !chunks.is_empty() {
+        stages::restore(env, partition, &chunks, control).await?;
+    }
+    if let Some(done) = done {
         return Ok(finished(&done));
     }
     let attempt = Attempt { epoch: assignment.epoch, worker: worker.to_string() };
-    let mut chunks = commit::chunk_chain(&env.store, &dir, partition).await.map_err(domain)?;
     let mut work = stages::open(env, assignment).await?;
     let total = work.records();
     loop {
@@ -173,7 +181,7 @@ mod tests {
         let mut plan = testing::plan(dir.path());
         plan.spec.run.chunk = std::time::Duration::from_secs(3600);
         let device = Device::start(Models::prepare(&plan.spec).await.unwrap()).unwrap();
-        Env { store: Store::memory(), plan: Arc::new(plan), device }
+        Env { store: Store::memory(), plan: Arc::new(plan), device, kept: Arc::default() }
     }
 
     #[tokio::test]

@@ -82,7 +82,7 @@ pub async fn run(options: SessionOptions, mut leave: watch::Receiver<bool>) -> R
         Ok(device) => device,
         Err(f) => return Err(tell_unfit(&client, &welcome.worker, f).await),
     };
-    let env = Env { store, plan: Arc::new(plan), device };
+    let env = Env { store, plan: Arc::new(plan), device, kept: Arc::default() };
     Session { client, options, name: welcome.worker, env, lease, leave }.serve().await
 }
 

@@ -293,6 +293,7 @@ fn advice(plan: &Plan, stage: Stage, partition: Option<u32>) -> String {
     let dir = plan.dir(stage);
     match (stage, partition) {
         (Stage::Corpus, _) => "restore the object from a copy of the store; without one, start the run under another name".to_string(),
+        (Stage::Shards, Some(_)) => "delete it, if it is there, and run again: the same bytes are written anew".to_string(),
         (_, Some(partition)) => format!(
             "delete {} and {}/, and the manifests and chunks of the later stages of this partition, then run again: the same data is made anew",
             dir.manifest(partition),

@@ -108,7 +108,7 @@ async fn show(store: &Store, plan: &Plan, rows: Vec<IndexRow>, room: &mut usize)
 }
 
 async fn data_uri(store: &Store, image: &ImageRef) -> Result<String> {
-    let bytes = store.get_range(&image.object, image.offset..image.offset.saturating_add(image.length)).await?;
+    let bytes = commit::read_image(store, image).await?;
     let what = format!("image at {} of {}", image.offset, store.url_of(&image.object));
     let (kind, bytes) = small(&bytes).map_err(|e| Error::format(what, e))?;
     Ok(format!("data:{kind};base64,{}", STANDARD.encode(bytes)))

@@ -208,6 +208,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_file_on_a_web_server_is_read() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        crate::store::install_tls();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/a/b.jsonl", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 4096];
+                let read = stream.read(&mut request).await.unwrap();
+                let get = request.starts_with(b"GET /a/b.jsonl ");
+                assert!(get || request.starts_with(b"HEAD /a/b.jsonl "), "{}", String::from_utf8_lossy(&request[..read]));
+                let body = if get { "hello" } else { "" };
+                let date = "Tue, 15 Nov 1994 12:45:26 GMT";
+                let answer = format!("HTTP/1.1 200 OK\r\nLast-Modified: {date}\r\nContent-Length: 5\r\nConnection: close\r\n\r\n{body}");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        let sources = find(&url).await.unwrap();
+        assert_eq!(names(&sources), [url]);
+        assert!(sources[0].version().await.unwrap().starts_with("5 bytes, 1994-11-15"));
+        assert_eq!(std::io::read_to_string(sources[0].open().await.unwrap()).unwrap(), "hello");
+    }
+
+    #[tokio::test]
     async fn a_changed_file_or_column_changes_the_source() {
         let store = Store::memory();
         let dir = tempfile::tempdir().unwrap();

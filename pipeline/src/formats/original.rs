@@ -119,13 +119,12 @@ mod tests {
         let text = |key: &str| prompt[key].as_str().unwrap().to_string();
         let triplet = Triplet::new(text("caption"), text("edit"), text("output"), Some(text("url")));
         let sample = |line: &str| {
-            // Not by serde_json, whose fast parser can be off by one bit.
-            let number = |key: &str| line.split_once(&format!("\"{key}\": ")).unwrap().1.split([',', '}']).next().unwrap();
-            let float = |key: &str| number(key).parse::<f64>().unwrap();
+            let facts: Value = serde_json::from_str(line).unwrap();
+            let float = |key: &str| facts[key].as_f64().unwrap();
             let candidate = Candidate {
                 triplet: triplet.id,
                 sample: 0,
-                seed: number("seed").parse().unwrap(),
+                seed: facts["seed"].as_u64().unwrap(),
                 p2p_threshold: float("p2p_threshold"),
                 cfg_scale: float("cfg_scale"),
             };

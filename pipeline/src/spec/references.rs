@@ -15,7 +15,7 @@ pub(super) fn store_url() -> Kind<String> {
         let Some((scheme, rest)) = text.split_once("://") else {
             return Err("; a local folder is written file://./folder".to_string());
         };
-        check_url(text, scheme, rest, false)
+        check_url(text, scheme, rest, stores())
     })
 }
 
@@ -36,15 +36,22 @@ pub(super) fn weights() -> Kind<String> {
 
 fn reference(text: &str, with_hub: bool) -> Result<String, String> {
     match text.split_once("://") {
-        Some((scheme, rest)) => check_url(text, scheme, rest, with_hub),
+        Some((scheme, rest)) => {
+            let readable = stores().chain(store::READ_ONLY_SCHEMES);
+            check_url(text, scheme, rest, readable.chain(with_hub.then_some(HUB)))
+        }
         None if text.trim().is_empty() => Err(String::new()),
         None => Ok(text.to_string()),
     }
 }
 
-fn check_url(text: &str, scheme: &str, rest: &str, with_hub: bool) -> Result<String, String> {
-    let stores = store::SCHEMES.into_iter().filter(|scheme| *scheme != MEMORY);
-    let schemes: Vec<&str> = stores.chain(with_hub.then_some(HUB)).collect();
+/// Schemes of stores that can hold a run of several processes.
+fn stores() -> impl Iterator<Item = &'static str> {
+    store::SCHEMES.into_iter().filter(|scheme| *scheme != MEMORY)
+}
+
+fn check_url(text: &str, scheme: &str, rest: &str, schemes: impl Iterator<Item = &'static str>) -> Result<String, String> {
+    let schemes: Vec<&str> = schemes.collect();
     if is_secret(text) {
         return Err("; remove the credentials: they come from the environment".to_string());
     }

@@ -204,16 +204,19 @@ fn read_scores(batch: &Rows<'_>) -> Result<Vec<Option<Scores>>> {
     (0..batch.len()).map(row).collect()
 }
 
-const IMAGE_COLUMNS: [[&str; 3]; 2] =
-    [["image_0_object", "image_0_offset", "image_0_length"], ["image_1_object", "image_1_offset", "image_1_length"]];
+const IMAGE_COLUMNS: [[&str; 4]; 2] = [
+    ["image_0_object", "image_0_offset", "image_0_length", "image_0_checksum"],
+    ["image_1_object", "image_1_offset", "image_1_length", "image_1_checksum"],
+];
 
 fn image_columns<'a>(columns: Columns, rows: impl Iterator<Item = Option<&'a [ImageRef; 2]>> + Clone) -> Columns {
     let of = |which: usize| rows.clone().map(move |images| images.map(|images| &images[which]));
-    let add = |columns: Columns, (which, [object, offset, length]): (usize, [&str; 3])| {
+    let add = |columns: Columns, (which, [object, offset, length, checksum]): (usize, [&str; 4])| {
         columns
             .optional_text(object, of(which).map(|image| image.map(|image| &image.object)))
             .optional_u64(offset, of(which).map(|image| image.map(|image| image.offset)))
             .optional_u64(length, of(which).map(|image| image.map(|image| image.length)))
+            .optional_u64(checksum, of(which).map(|image| image.map(|image| image.checksum)))
     };
     IMAGE_COLUMNS.into_iter().enumerate().fold(columns, add)
 }
@@ -228,12 +231,15 @@ fn read_images(batch: &Rows<'_>) -> Result<Vec<Option<[ImageRef; 2]>>> {
     first?.into_iter().zip(second?).enumerate().map(both).collect()
 }
 
-fn read_image(batch: &Rows<'_>, [object, offset, length]: [&str; 3]) -> Result<Vec<Option<ImageRef>>> {
-    let (offsets, lengths) = (batch.optional_u64(offset)?, batch.optional_u64(length)?);
-    let row = |(i, found): (usize, Option<&str>)| match (found, offsets[i], lengths[i]) {
-        (Some(object), Some(offset), Some(length)) => Ok(Some(ImageRef { object: object.to_string(), offset, length })),
-        (None, None, None) => Ok(None),
-        _ => Err(batch.error(format!("row {i} of a batch has some of `{object}`, `{offset}`, `{length}`, but not all"))),
+fn read_image(batch: &Rows<'_>, names: [&str; 4]) -> Result<Vec<Option<ImageRef>>> {
+    let [object, offset, length, checksum] = names;
+    let (offsets, lengths, checksums) = (batch.optional_u64(offset)?, batch.optional_u64(length)?, batch.optional_u64(checksum)?);
+    let row = |(i, found): (usize, Option<&str>)| match (found, offsets[i], lengths[i], checksums[i]) {
+        (Some(object), Some(offset), Some(length), Some(checksum)) => {
+            Ok(Some(ImageRef { object: object.to_string(), offset, length, checksum }))
+        }
+        (None, None, None, None) => Ok(None),
+        _ => Err(batch.error(format!("row {i} of a batch has some of `{}`, but not all", names.join("`, `")))),
     };
     batch.optional_text(object)?.into_iter().enumerate().map(row).collect()
 }

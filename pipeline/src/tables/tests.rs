@@ -36,7 +36,12 @@ fn scores() -> impl Strategy<Value = Option<Scores>> {
 }
 
 fn images() -> impl Strategy<Value = Option<[ImageRef; 2]>> {
-    let image = (".{0,20}", any::<u64>(), any::<u64>()).prop_map(|(object, offset, length)| ImageRef { object, offset, length });
+    let image = (".{0,20}", any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(object, offset, length, checksum)| ImageRef {
+        object,
+        offset,
+        length,
+        checksum,
+    });
     proptest::option::of((image.clone(), image).prop_map(|(before, after)| [before, after]))
 }
 

@@ -32,7 +32,7 @@ impl ImageBundle {
         // Entries are padded to blocks of 512 bytes.
         let end = self.tar.get_ref().len() as u64;
         let offset = end - (image.len() as u64).next_multiple_of(512);
-        Ok(ImageRef { object: self.key.clone(), offset, length: image.len() as u64 })
+        Ok(ImageRef::describe(&self.key, offset, image))
     }
 
     /// The key and bytes of the tar; `None` when it holds no image.
@@ -60,6 +60,7 @@ mod tests {
         for (pair, places) in images.iter().zip(&refs) {
             for (image, place) in pair.iter().zip(places) {
                 assert_eq!(&bytes[place.offset as usize..(place.offset + place.length) as usize], &image[..]);
+                assert!(place.describes(image));
             }
         }
         let mut archive = tar::Archive::new(&bytes[..]);

@@ -1,18 +1,22 @@
 //! `index`: every verdict of every partition in one Parquet table, and the kept pairs in another for the shards.
 
+use super::local::{Local, described};
 use super::{Env, Work, input, role};
 use crate::control::Control;
 use crate::failure::{Result, domain, failure};
 use crate::run_partition::{ChunkData, ChunkPlace};
 use async_trait::async_trait;
 use ip2p_pipeline::commit;
+use ip2p_pipeline::formats::Measured;
 use ip2p_pipeline::layout::Stage;
-use ip2p_pipeline::manifest::{Counts, SHARDS_FIGURE};
+use ip2p_pipeline::manifest::{Counts, DataObject, SHARDS_FIGURE};
 use ip2p_pipeline::records::{IndexRow, Verdict};
 use ip2p_pipeline::shard_plan::{KeptPair, ShardPlan};
 use ip2p_pipeline::tables::{TableReader, TableWriter};
 use ip2p_pipeline::task::Cause;
 use serde_json::json;
+use std::fs::File;
+use std::io::BufWriter;
 use std::sync::Arc;
 
 /// Key of the lineage in the metadata of the index.
@@ -21,22 +25,52 @@ const LINEAGE_KEY: &str = "ip2p.lineage";
 struct IndexWork {
     env: Env,
     partitions: u32,
-    index: TableWriter<IndexRow, Vec<u8>>,
-    kept: TableWriter<IndexRow, Vec<u8>>,
+    /// The index and the kept pairs; `None` once they are handed over.
+    tables: Option<Tables>,
     pairs: Vec<KeptPair>,
     counts: Counts,
 }
 
+struct Tables {
+    index: Growing,
+    kept: Growing,
+}
+
 pub(super) async fn open(env: &Env) -> Result<impl Work + use<>> {
-    let lineage = [(LINEAGE_KEY, lineage(env))];
+    let lineage = lineage(env);
     Ok(IndexWork {
         env: env.clone(),
         partitions: env.plan.partitioning.partitions().map_err(domain)?,
-        index: TableWriter::new(Vec::new(), &lineage).map_err(domain)?,
-        kept: TableWriter::new(Vec::new(), &lineage).map_err(domain)?,
+        tables: Some(Tables { index: Growing::new(&lineage)?, kept: Growing::new(&lineage)? }),
         pairs: Vec::new(),
         counts: Counts::default(),
     })
+}
+
+/// A table of any length under construction, in a local file.
+struct Growing {
+    local: Local,
+    writer: TableWriter<IndexRow, Measured<BufWriter<File>>>,
+}
+
+impl Growing {
+    fn new(lineage: &str) -> Result<Self> {
+        let local = Local::new()?;
+        let metadata = [(LINEAGE_KEY, lineage.to_string())];
+        let writer = TableWriter::new(Measured::new(local.sink()?), &metadata).map_err(domain)?;
+        Ok(Growing { local, writer })
+    }
+
+    fn write(&mut self, rows: &[IndexRow]) -> Result<()> {
+        self.writer.write(rows).map_err(domain)
+    }
+
+    async fn upload(self, env: &Env, role: &str, key: String) -> Result<DataObject> {
+        let (sink, stats) = self.writer.finish().map_err(domain)?.finish(&key, None, 0);
+        self.local.close(sink)?;
+        self.local.upload(&env.store, &key).await?;
+        Ok(described(role, key, stats))
+    }
 }
 
 /// Where every row comes from: models, spec and software.
@@ -72,9 +106,7 @@ impl Work for IndexWork {
     }
 
     async fn take_chunk(&mut self, place: &ChunkPlace) -> Result<ChunkData> {
-        let empty = || TableWriter::new(Vec::new(), &[]);
-        let index = std::mem::replace(&mut self.index, empty().map_err(domain)?).finish().map_err(domain)?;
-        let kept = std::mem::replace(&mut self.kept, empty().map_err(domain)?).finish().map_err(domain)?;
+        let Tables { index, kept } = self.tables.take().ok_or_else(|| failure(Cause::Bug, "the index was handed over twice"))?;
         let spec = &self.env.plan.spec;
         let plan = ShardPlan::new(std::mem::take(&mut self.pairs), spec.seed, &spec.stages.shards).map_err(domain)?;
         let mut data = ChunkData { counts: std::mem::take(&mut self.counts), ..ChunkData::default() };
@@ -83,8 +115,8 @@ impl Work for IndexWork {
             data.figures.insert(format!("{}_pairs", split.split.name()), split.pairs as f64);
             data.figures.insert(format!("{}_triplets", split.split.name()), split.triplets as f64);
         }
-        data.objects.push((role::INDEX, place.key("index.parquet"), index.into()));
-        data.objects.push((role::KEPT, place.key("kept.parquet"), kept.into()));
+        data.written.push(index.upload(&self.env, role::INDEX, place.key("index.parquet")).await?);
+        data.written.push(kept.upload(&self.env, role::KEPT, place.key("kept.parquet")).await?);
         Ok(data)
     }
 }
@@ -102,12 +134,14 @@ impl IndexWork {
     }
 
     fn add_rows(&mut self, rows: &[IndexRow]) -> Result<()> {
-        self.index.write(rows).map_err(domain)?;
+        let tables = self.tables.as_mut().ok_or_else(|| failure(Cause::Bug, "the index was handed over before its end"))?;
+        let kept: Vec<IndexRow> = rows.iter().filter(|row| row.verdict == Verdict::Kept).cloned().collect();
+        tables.index.write(rows)?;
+        tables.kept.write(&kept)?;
         self.counts.expected += rows.len() as u64;
         self.counts.output += rows.len() as u64;
-        for row in rows.iter().filter(|row| row.verdict == Verdict::Kept) {
+        for row in &kept {
             let position = u32::try_from(self.pairs.len()).map_err(|_| failure(Cause::BadInput, "more than 2^32 kept pairs in one run"))?;
-            self.kept.write(std::slice::from_ref(row)).map_err(domain)?;
             self.pairs.extend(KeptPair::of(position, row).map_err(domain)?);
         }
         Ok(())

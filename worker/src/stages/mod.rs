@@ -3,12 +3,18 @@
 mod bundle;
 mod filter;
 mod index;
+mod kept;
 mod latents;
+mod local;
 mod pairs;
 mod patience;
 mod pool;
 mod prompts;
 mod shards;
+#[cfg(test)]
+mod tests;
+
+pub use kept::KeptCache;
 
 use crate::control::Control;
 use crate::device::Device;
@@ -17,7 +23,7 @@ use crate::run_partition::{ChunkData, ChunkPlace};
 use async_trait::async_trait;
 use ip2p_pipeline::commit;
 use ip2p_pipeline::layout::Stage;
-use ip2p_pipeline::manifest::{PartitionManifest, role};
+use ip2p_pipeline::manifest::{ChunkManifest, PartitionManifest, role};
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::store::Store;
 use ip2p_pipeline::tables::Table;
@@ -30,6 +36,8 @@ pub struct Env {
     pub store: Store,
     pub plan: Arc<Plan>,
     pub device: Device,
+    /// What the shards are written from, shared by all that this worker writes.
+    pub kept: Arc<KeptCache>,
 }
 
 /// A stage at work on one partition.
@@ -56,6 +64,11 @@ pub async fn open(env: &Env, assignment: Assignment) -> Result<Box<dyn Work>> {
         Stage::Shards => Box::new(shards::open(env, partition).await?),
         Stage::Corpus => return Err(failure(Cause::Bug, "the corpus is not a stage that workers run")),
     })
+}
+
+/// Writes the files of a committed partition of `shards` again; no other stage has objects that can be written twice.
+pub async fn restore(env: &Env, partition: u32, chunks: &[ChunkManifest], control: &Arc<Control>) -> Result<()> {
+    shards::restore(env, partition, chunks, control).await
 }
 
 /// The manifest of a partition that must be committed before this stage starts.

@@ -197,7 +197,7 @@ mod tests {
         let manifest = PartitionManifest { stage: Stage::Prompts, partition: 0, records: 4, attempt, chunks: vec![chunk] };
         commit::commit_partition(&store, &dir, &manifest).await.unwrap();
         let device = Device::start(Models::prepare(&plan.spec).await.unwrap()).unwrap();
-        Env { store, plan: Arc::new(plan), device }
+        Env { store, plan: Arc::new(plan), device, kept: Arc::default() }
     }
 
     async fn attempt(env: &Env, failures: u32) -> Result<Counts> {
