@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures what the README promises of the quickstart: time, memory, kept pairs, and the time of running it again.
+"""Measures what a newcomer meets: the quickstart, the same run once more, and the plan of a large corpus.
 
     cargo build --release && python3 bench/figures.py target/release/ip2p-coordinator
 
@@ -63,6 +63,17 @@ def measured(command):
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, peak[0]
 
 
+def planned(program, pipeline, captions):
+    """Plans a corpus of so many captions, one in 50 a duplicate."""
+    with tempfile.TemporaryDirectory() as work:
+        corpus = os.path.join(work, "captions.jsonl")
+        with open(corpus, "w") as file:
+            for i in range(captions):
+                n = i - 1 if i % 50 == 49 else i
+                file.write(f'{{"caption": "a photograph of a red house by the sea, number {n} of a long series"}}\n')
+        return measured([program, "plan", pipeline, "--set", f"store=file://{work}/out", "--set", f"corpus.path={corpus}"])
+
+
 def machine():
     names = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
     return f"{len(os.sched_getaffinity(0))} cores of {names[0] if names else platform.machine()}"
@@ -73,6 +84,7 @@ def main():
     a.add_argument("program")
     a.add_argument("--pipeline", default="configs/quickstart.yaml")
     a.add_argument("--trials", type=int, default=3)
+    a.add_argument("--captions", type=int, default=1_000_000, help="size of the corpus that is planned")
     a = a.parse_args()
     rows, kept = [], None
     for _ in range(a.trials):
@@ -95,6 +107,8 @@ def main():
     line("... most memory of all processes together", 2, lambda v: f"{v / 1e6:.0f} MB")
     line("the finished run again", 3, lambda v: f"{v:.2f} s")
     print(f"| pairs kept | {kept} |")
+    wall, cpu, peak = planned(a.program, a.pipeline, a.captions)
+    print(f"| plan of {a.captions:,} captions | {wall:.1f} s, {cpu:.1f} s of CPU, {peak / 1e6:.0f} MB |")
 
 
 if __name__ == "__main__":

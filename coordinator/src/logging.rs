@@ -15,5 +15,7 @@ where
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_target(false);
+    // Told on standard error, which may be what has gone away.
+    let builder = builder.log_internal_errors(false);
     if json { builder.json().init() } else { builder.with_ansi(false).init() }
 }

@@ -1,6 +1,8 @@
 //! Wrong input of every kind: one clear message, the right exit status, and nothing written.
 //! (The messages of `pipeline.yaml` itself are tested, whole, in `pipeline::spec`.)
 
+use std::process::Stdio;
+
 use ip2p_tests::{Pipeline, small_pipeline};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ip2p-under-test");
@@ -149,4 +151,15 @@ fn a_report_that_cannot_be_written_loses_no_work() {
     std::fs::remove_dir_all(pipeline.path().join("out/small/report.html")).unwrap();
     pipeline.run_expecting(0, &small);
     pipeline.dataset();
+}
+
+/// As `head` does when it has seen enough.
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let pipeline = Pipeline::new(PROGRAM);
+    let mut command = pipeline.command(&["plan", "pipeline.yaml"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 }

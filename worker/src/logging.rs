@@ -14,6 +14,8 @@ pub fn init(verbose: u8, json: bool) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
+        // They would be told on standard error, which may be what has gone away.
+        .log_internal_errors(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     if json { builder.json().init() } else { builder.init() }
 }

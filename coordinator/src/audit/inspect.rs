@@ -294,11 +294,19 @@ fn advice(plan: &Plan, stage: Stage, partition: Option<u32>) -> String {
     match (stage, partition) {
         (Stage::Corpus, _) => "restore the object from a copy of the store; without one, start the run under another name".to_string(),
         (Stage::Shards, Some(_)) => "delete it, if it is there, and run again: the same bytes are written anew".to_string(),
-        (_, Some(partition)) => format!(
-            "delete {} and {}/, and the manifests and chunks of the later stages of this partition, then run again: the same data is made anew",
-            dir.manifest(partition),
-            dir.chunks(partition)
-        ),
+        (_, Some(partition)) => {
+            let paths = made_from(plan, stage, partition).join(", ");
+            format!("delete {paths}, then run again: the same data is made anew")
+        }
         (_, None) => format!("delete {}/ and what the later stages made from it, then run again", dir.manifests()),
     }
+}
+
+/// A partition of a stage and all that was made from it: the same partition of the stages behind it, and the index, which
+/// names every object, with the shards.
+fn made_from(plan: &Plan, stage: Stage, partition: u32) -> Vec<String> {
+    let same = Stage::RUN.into_iter().skip_while(|s| *s != stage).take_while(|s| *s != Stage::Index);
+    let same = same.map(|stage| plan.dir(stage)).flat_map(|dir| [dir.manifest(partition), format!("{}/", dir.chunks(partition))]);
+    let whole = [Stage::Index, Stage::Shards].map(|stage| format!("{}/", plan.dir(stage).root()));
+    same.chain(whole).collect()
 }

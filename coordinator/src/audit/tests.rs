@@ -37,6 +37,19 @@ async fn a_finished_run_is_sound() {
     assert_eq!(quick.checked.rows, 0);
 }
 
+/// A committed index names the images of every pair: were it left, no later run could write the shards.
+#[tokio::test]
+async fn the_advice_names_all_that_was_made_from_what_is_lost() {
+    let fixture = Fixture::finished().await;
+    fixture.store.delete(&object(&fixture, Stage::Pairs, 0, "images").await).await.unwrap();
+    let advice = findings(&fixture).await.remove(0).advice;
+    let dir = |stage| fixture.plan.dir(stage);
+    for path in [dir(Stage::Pairs).manifest(0), dir(Stage::Filter).chunks(0), dir(Stage::Index).root(), dir(Stage::Shards).root()] {
+        assert!(advice.contains(&path), "{path} is not in: {advice}");
+    }
+    assert!(!advice.contains("prompts/"), "{advice}");
+}
+
 #[tokio::test]
 async fn what_is_not_done_yet_is_no_damage() {
     let fixture = Fixture::finished().await;

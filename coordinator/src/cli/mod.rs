@@ -1,4 +1,4 @@
-//! The command line. Commands print; everything they print comes from functions that return values.
+//! The command line. Commands print with [`say`]; what they print comes from functions that return values.
 
 mod plan;
 mod read;
@@ -128,6 +128,16 @@ struct RunRef {
     /// Override a value of the file (repeatable)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
+}
+
+/// Prints what a command is for. A reader that has gone away, such as `head`, has had enough.
+fn say(text: impl std::fmt::Display) -> Result<(), Exit> {
+    use std::io::{ErrorKind, Write};
+    let mut out = std::io::stdout().lock();
+    match write!(out, "{text}").and_then(|()| out.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Exit::bad_input(format!("standard output: {e}"))),
+        _ => Ok(()),
+    }
 }
 
 /// The program as it was called, for commands that are printed to be run as they stand.

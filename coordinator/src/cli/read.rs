@@ -1,7 +1,6 @@
 //! Commands that read a run from its store alone. Only `gc` removes anything.
-#![expect(clippy::print_stdout, reason = "what these functions print is the command's output")]
 
-use super::{Exit, RunRef};
+use super::{Exit, RunRef, say};
 use crate::explain::{Asked, Explanation};
 use crate::{audit, explain, found, gc, prepare, status};
 use ip2p_pipeline::plan::Plan;
@@ -51,20 +50,18 @@ pub(super) async fn status(run: RunRef, json: bool) -> Result<(), Exit> {
     if json {
         return print_json(&status);
     }
-    print!("{status}");
-    Ok(())
+    say(status)
 }
 
 fn print_json(value: &impl Serialize) -> Result<(), Exit> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Exit::bad_input(e.to_string()))?;
-    println!("{text}");
-    Ok(())
+    say(text + "\n")
 }
 
 pub(super) async fn audit(run: RunRef, quick: bool) -> Result<(), Exit> {
     let (store, plan) = run.plan().await?;
     let audit = audit::audit(&store, &plan, quick).await?;
-    print!("{audit}");
+    say(&audit)?;
     if audit.is_sound() { Ok(()) } else { Err(Exit::bad_input(format!("the audit found {} problems", audit.findings.len()))) }
 }
 
@@ -73,7 +70,7 @@ pub(super) async fn explain(run: RunRef, pair: &str, draw: Option<PathBuf>) -> R
     let program = super::program();
     let asked = Asked { program: &program, run: &run.run, overrides: &run.overrides };
     let explanation = explain::explain(&store, &plan, pair, &asked).await?;
-    print!("{explanation}");
+    say(&explanation)?;
     match draw {
         Some(folder) => draw_again(&plan, &explanation, &folder).await,
         None => Ok(()),
@@ -93,7 +90,7 @@ async fn draw_again(plan: &Plan, explanation: &Explanation, folder: &Path) -> Re
     for (number, image) in images.iter().enumerate() {
         let file = folder.join(format!("{}_{number}.{}", row.candidate.seed, plan.spec.stages.pairs.image.extension()));
         std::fs::write(&file, image).map_err(cannot)?;
-        println!("drew {}", file.display());
+        say(format_args!("drew {}\n", file.display()))?;
     }
     Ok(())
 }
@@ -107,6 +104,5 @@ pub(super) async fn gc(run: RunRef, dry_run: bool, unused_folders: bool, grace: 
     let grace = humantime::parse_duration(grace).map_err(|e| Exit::bad_input(format!("--grace {grace}: {e}; write for example 24h")))?;
     let (store, _) = run.open()?;
     let now = SystemTime::now();
-    print!("{}", gc::gc(&store, gc::Options { grace, dry_run, unused_folders }, now).await?);
-    Ok(())
+    say(gc::gc(&store, gc::Options { grace, dry_run, unused_folders }, now).await?)
 }

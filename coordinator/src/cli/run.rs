@@ -1,6 +1,6 @@
 //! `run`: prepare, serve, launch, drive, finish.
 
-use super::{Exit, LogArgs, PipelineArgs, RunArgs};
+use super::{Exit, LogArgs, PipelineArgs, RunArgs, say};
 use crate::driver::{Driver, View};
 use crate::finish;
 use crate::grpc::{self, Welcome};
@@ -37,10 +37,7 @@ pub(super) async fn run(args: RunArgs, log: LogArgs) -> Result<(), Exit> {
     let result = run_spec(spec, &args, &log, view, &progress, started).await;
     progress.finish();
     let (summary, ending) = result?;
-    #[expect(clippy::print_stdout, reason = "the summary is the command's output")]
-    {
-        print!("{summary}");
-    }
+    say(&summary)?;
     verdict(&args, max_quarantined, &summary, ending)
 }
 

@@ -98,9 +98,12 @@ fn spawn(command: &WorkerCommand, worker: &str) -> std::io::Result<Child> {
 async fn supervise(mut child: Child, log: &(impl Fn(&str) + Sync)) -> std::io::Result<ExitStatus> {
     let _lifeline = child.stdin.take();
     if let Some(stderr) = child.stderr.take() {
-        let mut lines = BufReader::new(stderr).lines();
-        while let Some(line) = lines.next_line().await? {
-            log(&line);
+        let mut stderr = BufReader::new(stderr);
+        let mut line = Vec::new();
+        // Drivers and the C library write there too, and not always UTF-8.
+        while stderr.read_until(b'\n', &mut line).await? > 0 {
+            log(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']));
+            line.clear();
         }
     }
     child.wait().await

@@ -142,7 +142,18 @@ pub(super) fn names_secret(key: &str) -> bool {
 pub(super) fn is_secret(text: &str) -> bool {
     let prefixes = ["sk-", "hf_", "ghp_", "github_pat_", "xoxb-", "AKIA", "AIza", "Bearer "];
     let word_is_key = |word: &str| word.len() >= 8 && prefixes.iter().any(|prefix| word.starts_with(prefix));
-    text.split(|c: char| c.is_whitespace() || "=,'\"[]{}".contains(c)).any(word_is_key) || text.starts_with("Bearer ") || has_userinfo(text)
+    text.split(|c: char| c.is_whitespace() || "=,'\"[]{}".contains(c)).any(word_is_key)
+        || text.starts_with("Bearer ")
+        || has_userinfo(text)
+        || is_signed(text)
+}
+
+/// `scheme://host/path?sig=...`: whoever has such a link has access.
+fn is_signed(text: &str) -> bool {
+    let query = text.split_once("://").and_then(|(_, rest)| rest.split_once('?')).map_or("", |(_, query)| query);
+    let signs =
+        |name: &str| names_secret(name) || ["sig", "signature", "credential"].iter().any(|word| name.to_ascii_lowercase().ends_with(word));
+    query.split('&').filter_map(|part| part.split_once('=')).any(|(name, _)| signs(name))
 }
 
 /// `scheme://user:password@host`.
