@@ -17,7 +17,8 @@ use ip2p_pipeline::store::Store;
 use ip2p_pipeline::{Result, commit};
 use std::time::Duration;
 
-/// The summary of an earlier, complete run of exactly this plan, if every file of its dataset is still there.
+/// The summary of an earlier, complete run of exactly this plan, if every file of its dataset is still there. A report
+/// that is not is made again.
 pub async fn finished_summary(store: &Store, plan: &Plan) -> Result<Option<Summary>> {
     let summary: Option<Summary> = commit::read(store, layout::SUMMARY).await?;
     let Some(summary) = summary.filter(|summary| summary.complete && summary.plan == plan.fingerprint()) else { return Ok(None) };
@@ -26,7 +27,13 @@ pub async fn finished_summary(store: &Store, plan: &Plan) -> Result<Option<Summa
     let committed = summary.stage(Stage::Shards).is_some_and(|stage| stage.committed as usize == shards.len());
     let whole = shards.iter().all(|shard| files.problem_of(shard).is_none());
     let described = card(plan, &summary, &shards)?.iter().all(|(key, text)| files.problem(key, text.len() as u64).is_none());
-    Ok((committed && whole && described).then_some(summary))
+    if !(committed && whole && described) {
+        return Ok(None);
+    }
+    if store.get(layout::REPORT).await?.is_none() {
+        report::write(store, plan, &summary).await?;
+    }
+    Ok(Some(summary))
 }
 
 /// Sums up; after a complete run it also writes card, report and summary, the summary last.
@@ -123,5 +130,15 @@ mod tests {
             store.put(&key, bytes).await.unwrap();
         }
         assert!(finished_summary(&store, &plan).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_deleted_report_is_made_again() {
+        let Fixture { store, plan } = finished().await;
+        assert!(finished_summary(&store, &plan).await.unwrap().is_some());
+        let report = store.require(layout::REPORT).await.unwrap();
+        store.delete(layout::REPORT).await.unwrap();
+        assert!(finished_summary(&store, &plan).await.unwrap().is_some());
+        assert_eq!(store.require(layout::REPORT).await.unwrap(), report);
     }
 }

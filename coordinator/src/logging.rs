@@ -3,6 +3,9 @@
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+/// Target of the lines that tell how far a run is, where they are records of the log.
+pub const PROGRESS: &str = "progress";
+
 /// Installs the logger: warnings by default, `-v` info, `-vv` debug; one JSON object per line with `json`.
 pub fn init<W>(verbose: u8, json: bool, writer: W)
 where
@@ -13,7 +16,7 @@ where
         1 => "warn,ip2p_coordinator=info,ip2p_pipeline=info",
         _ => "info,ip2p_coordinator=debug,ip2p_pipeline=debug",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},{PROGRESS}=info")));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_target(false);
     // Told on standard error, which may be what has gone away.
     let builder = builder.log_internal_errors(false);

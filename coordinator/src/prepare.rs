@@ -44,7 +44,7 @@ pub async fn prepare(spec: Spec) -> Result<Prepared> {
     let corpus = match corpus::load(&store, &corpus_dir).await? {
         Some(corpus) => corpus,
         None => {
-            let attempt = Attempt { epoch: 0, worker: format!("import-{}", std::process::id()) };
+            let attempt = import_attempt()?;
             corpus::import(&spec.corpus, takes_triplets(&spec), &store, &corpus_dir, &attempt).await?
         }
     };
@@ -57,6 +57,12 @@ pub async fn prepare(spec: Spec) -> Result<Prepared> {
     plan.partitioning.partitions()?;
     store.create(&layout::plan(plan.fingerprint()), commit::encode(&plan)?).await?;
     Ok(Prepared { store, plan, corpus })
+}
+
+/// Imports have no coordinator that could number them; chance keeps the objects of two at the same time apart.
+fn import_attempt() -> Result<Attempt> {
+    let epoch = getrandom::u64().map_err(|e| Error::invalid(format!("the system gives no random numbers: {e}")))?;
+    Ok(Attempt { epoch, worker: "import".to_string() })
 }
 
 /// The working directory, when a model's path starts there.

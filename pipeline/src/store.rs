@@ -61,6 +61,14 @@ impl Store {
         }
     }
 
+    /// For commands that only look: a folder that is not there is an empty store, and is not made.
+    pub fn look(url: &str) -> Result<Self> {
+        match url.strip_prefix("file://") {
+            Some(path) if !std::path::Path::new(path).exists() => Ok(Store { url: url.to_string(), ..Self::memory() }),
+            _ => Self::open(url),
+        }
+    }
+
     fn open_local(url: &str, path: &str) -> Result<Self> {
         let file = |source| Error::File { path: path.to_string(), source };
         let absolute = std::path::absolute(path).map_err(file)?;

@@ -50,6 +50,7 @@ fn what_a_newcomer_mixes_up() {
     // Who only looks makes no folder.
     expect(&pipeline, &["status", "file://./typo"], &["no run at", "/typo"]);
     expect(&pipeline, &["status", "pipeline.yaml"], &["no run at", "/out/small"]);
+    assert!(pipeline.call(&["plan", "pipeline.yaml"]).status.success());
     assert!(!pipeline.path().join("typo").exists() && !pipeline.path().join("out").exists());
     std::fs::create_dir_all(pipeline.path().join("out/small")).unwrap();
     expect(&pipeline, &["status", "out/small/"], &["out/small is a folder", "file://out/small"]);
@@ -86,7 +87,7 @@ fn a_model_that_is_not_one_stops_the_run_with_its_file() {
     let pipeline = Pipeline::new(PROGRAM);
     std::fs::create_dir_all(pipeline.path().join("broken")).unwrap();
     pipeline.write("broken/config.json", "{}");
-    expect(&pipeline, &["run", "pipeline.yaml", "--set", "models.clip=broken"], &["broken"]);
+    expect(&pipeline, &["run", "pipeline.yaml", "--set", "models.clip=broken"], &["models.clip: ", "broken"]);
 }
 
 #[test]

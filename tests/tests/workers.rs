@@ -1,6 +1,6 @@
 //! Workers that sleep too long, and workers that connect by themselves.
 
-use ip2p_tests::{Pipeline, Running, command_line, signal};
+use ip2p_tests::{Pipeline, Running, command_line, signal, small_pipeline};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ip2p-under-test");
 
@@ -37,6 +37,45 @@ fn expect(mut worker: Running, code: i32, parts: &[&str]) {
     for part in parts {
         assert!(worker.log().contains(part), "`{part}` is not in: {}", worker.log());
     }
+}
+
+/// A coordinator on an address that is known before, so that another can take its place.
+fn coordinator(pipeline: &Pipeline, address: &str) -> Running {
+    let listen = format!("run.listen={address}");
+    let mut command = pipeline.command(&["run", "pipeline.yaml", "--set", "run.launcher=external", "--set", &listen]);
+    command.env("IP2P_TOKEN", TOKEN);
+    Running::start(command)
+}
+
+#[test]
+fn workers_outlive_their_coordinator_and_work_for_the_next() {
+    let pipeline = Pipeline::new(PROGRAM);
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut first = coordinator(&pipeline, &free);
+    let url = format!("http://{free}");
+    let workers = ["first", "second"].map(|name| worker(&pipeline, &url, Some(TOKEN), name));
+    assert!(first.wait_until(|| pipeline.objects().iter().any(|key| key.starts_with("pairs/"))), "{}", first.log());
+    first.kill();
+    let mut second = coordinator(&pipeline, &free);
+    assert_eq!(second.wait(), Some(0), "{}", second.log());
+    workers.into_iter().for_each(|worker| expect(worker, 0, &[]));
+    pipeline.assert_sound(&[]);
+}
+
+#[test]
+fn a_worker_starts_anew_when_the_next_coordinator_has_another_plan() {
+    let pipeline = Pipeline::new(PROGRAM);
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut first = coordinator(&pipeline, &free);
+    let only = worker(&pipeline, &format!("http://{free}"), Some(TOKEN), "only");
+    assert!(first.wait_until(|| pipeline.objects().iter().any(|key| key.starts_with("pairs/"))), "{}", first.log());
+    first.kill();
+    let other = small_pipeline().replace("seed: 7", "seed: 8");
+    pipeline.write("pipeline.yaml", &other);
+    let mut second = coordinator(&pipeline, &free);
+    assert_eq!(second.wait(), Some(0), "{}", second.log());
+    expect(only, 0, &[]);
+    pipeline.assert_sound(&[]);
 }
 
 #[test]

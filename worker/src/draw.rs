@@ -166,6 +166,20 @@ pub async fn again(plan: &Plan, triplet: Triplet, sample: u32) -> Result<[Vec<u8
         .await
 }
 
+/// Draws the first batch of a triplet that is in no corpus, as those of the run are drawn. A device that cannot do this
+/// can draw nothing.
+pub fn reference(models: &mut Models, spec: &Spec) -> Result<()> {
+    let text = |text: &str| text.to_string();
+    let triplet = Triplet::new(text("a red circle"), text("make it blue"), text("a blue circle"), None);
+    let batch: Vec<Candidate> = candidates(spec, triplet.id).take(batch_of(spec, 0).len()).collect();
+    let drawer = Drawer::new(models, spec, &triplet)?;
+    let finished = drawer.finish(&batch, &drawer.latents(&batch, &Control::default())?)?;
+    match finished.iter().any(|finished| !finished.scores.clip_sim_dir.is_nan()) {
+        true => Ok(()),
+        false => Err(failure(Cause::Bug, "no image of the reference is finite")),
+    }
+}
+
 fn rgb8(images: &Tensor) -> Result<Vec<Rgb8>> {
     let each = vae::each_image(images).map_err(model)?;
     each.iter().map(|image| Rgb8::from_tensor(image).map_err(model)).collect()

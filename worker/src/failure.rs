@@ -24,17 +24,22 @@ pub fn domain(error: Error) -> Failure {
     failure(cause, error.to_string())
 }
 
+/// A store refuses credentials, which all workers share; a folder of a local store is this worker's affair.
 fn store_cause(error: &object_store::Error) -> Cause {
-    match error {
-        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => Cause::BadInput,
-        _ => Cause::Transient,
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |&error| error.source());
+    let file = causes.filter_map(|cause| cause.downcast_ref::<std::io::Error>()).next();
+    match (error, file) {
+        (_, Some(file)) => file_cause(file.kind()),
+        (object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }, None) => Cause::BadInput,
+        (_, None) => Cause::Transient,
     }
 }
 
+/// Files are those of the worker's own machine: another worker may have more luck.
 fn file_cause(kind: ErrorKind) -> Cause {
     match kind {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::OutOfMemory => Cause::Resource,
-        ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::InvalidInput => Cause::BadInput,
+        ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem | ErrorKind::InvalidInput => Cause::Resource,
         _ => Cause::Transient,
     }
 }
@@ -60,6 +65,19 @@ fn out_of_memory(message: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_workers_own_disk_is_its_own_trouble() {
+        let disk = |kind: ErrorKind| object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(std::io::Error::from(kind)) };
+        let stored = |source| domain(Error::Store { action: "create", key: "file:///x".to_string(), source }).cause;
+        let file = |kind: ErrorKind| domain(Error::File { path: "/tmp/x".to_string(), source: kind.into() }).cause;
+        for kind in [ErrorKind::StorageFull, ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem] {
+            assert_eq!((stored(disk(kind)), file(kind)), (Cause::Resource, Cause::Resource), "{kind:?}");
+        }
+        assert_eq!(stored(disk(ErrorKind::ConnectionReset)), Cause::Transient);
+        let refused = object_store::Error::PermissionDenied { path: "x".to_string(), source: "403".into() };
+        assert_eq!(stored(refused), Cause::BadInput);
+    }
 
     #[test]
     fn a_full_gpu_is_no_defect() {

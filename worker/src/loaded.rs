@@ -12,7 +12,7 @@ use ip2p_pipeline::ids::Fingerprint;
 use ip2p_pipeline::model_id;
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::spec::{self, Dtype, Spec};
-use ip2p_pipeline::task::Cause;
+use ip2p_pipeline::task::{Cause, Failure};
 use std::path::{Path, PathBuf};
 
 /// Stable Diffusion, ready to draw.
@@ -56,10 +56,10 @@ impl Models {
             return Err(failure(Cause::BadInput, "stages.pairs.dtype: a CPU computes in f32 only: write `dtype: auto` or `f32`"));
         }
         let paths = Paths {
-            diffusion: find(&spec.models.diffusion, Needs::Diffusion).await?,
-            vae: find_optional(spec.models.vae.as_deref(), Needs::Vae).await?,
-            clip: find(&spec.models.clip, Needs::Clip).await?,
-            llm: find_optional(spec.models.llm.as_deref(), Needs::Llm).await?,
+            diffusion: find(&spec.models.diffusion, Needs::Diffusion).await.map_err(at("models.diffusion"))?,
+            vae: find_optional(spec.models.vae.as_deref(), Needs::Vae).await.map_err(at("models.vae"))?,
+            clip: find(&spec.models.clip, Needs::Clip).await.map_err(at("models.clip"))?,
+            llm: find_optional(spec.models.llm.as_deref(), Needs::Llm).await.map_err(at("models.llm"))?,
         };
         Ok(Models { paths, dtype, device, diffusion: None, clip: None, llm: None })
     }
@@ -89,11 +89,11 @@ impl Models {
     /// What drawing and scoring need.
     pub fn for_pairs(&mut self) -> Result<(&Diffusion, &Clip)> {
         if self.diffusion.is_none() {
-            self.diffusion = Some(Diffusion::load(&self.paths, self.dtype, &self.device).map_err(model)?);
+            self.diffusion = Some(Diffusion::load(&self.paths, self.dtype, &self.device).map_err(model).map_err(at("models.diffusion"))?);
         }
         if self.clip.is_none() {
             // Scores decide what is kept: they are computed in full precision on every device.
-            self.clip = Some(Clip::open(&self.paths.clip, DType::F32, &self.device).map_err(model)?);
+            self.clip = Some(Clip::open(&self.paths.clip, DType::F32, &self.device).map_err(model).map_err(at("models.clip"))?);
         }
         match (&self.diffusion, &self.clip) {
             (Some(diffusion), Some(clip)) => Ok((diffusion, clip)),
@@ -118,7 +118,7 @@ impl Models {
             let path = self.paths.llm.as_deref();
             let path = path
                 .ok_or_else(|| failure(Cause::BadInput, "models.llm is not set: `prompts: { backend: local }` needs a language model"))?;
-            self.llm = Some(Llm::open(path, self.dtype, &self.device).map_err(model)?);
+            self.llm = Some(Llm::open(path, self.dtype, &self.device).map_err(model).map_err(at("models.llm"))?);
         }
         self.llm.as_mut().ok_or_else(|| failure(Cause::Bug, "models vanished while they were loaded"))
     }
@@ -152,6 +152,11 @@ fn device(wanted: spec::Device) -> Result<Device> {
         spec::Device::Auto if candle_core::utils::cuda_is_available() => cuda(),
         spec::Device::Auto => Ok(Device::Cpu),
     }
+}
+
+/// Names the key of the spec in a failure.
+fn at(key: &'static str) -> impl Fn(Failure) -> Failure {
+    move |f| failure(f.cause, format!("{key}: {}", f.message))
 }
 
 /// Finds a model's files, fetching those that are not on this machine.

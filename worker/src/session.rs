@@ -53,11 +53,14 @@ impl Interceptor for Bearer {
     }
 }
 
+/// How long a worker waits for a coordinator that went away, before it ends too.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 struct Session {
     client: Client,
     options: SessionOptions,
-    /// What the coordinator calls this worker.
-    name: String,
+    /// Among other things, what the coordinator calls this worker.
+    welcome: v1::RegisterResponse,
     env: Env,
     lease: Duration,
     /// Turns true when the worker should leave.
@@ -67,23 +70,17 @@ struct Session {
 /// Works for the coordinator until one side ends it.
 pub async fn run(options: SessionOptions, mut leave: watch::Receiver<bool>) -> Result<Ended> {
     let client = connect(&options).await?;
-    let welcome = register(&client, &options).await?;
-    let plan: Plan = serde_json::from_str(&welcome.plan_json)
-        .map_err(|e| failure(Cause::Bug, format!("the coordinator sent a plan this worker cannot read: {e}")))?;
-    let store = ready::open_store(&welcome.store_url, &plan).await?;
-    let open = ip2p_proto::stages(&welcome.open_stages).map_err(|e| failure(Cause::Bug, e.to_string()))?;
-    let lease = Duration::from_millis(welcome.lease_millis);
-    let ready = tokio::select! {
-        ready = ready::get_ready(&plan, &open) => ready,
-        never = stay_known(&client, &welcome.worker, lease) => match never {},
-        _ = wait_true(&mut leave) => return Ok(Ended::Left),
-    };
-    let device = match ready {
-        Ok(device) => device,
-        Err(f) => return Err(tell_unfit(&client, &welcome.worker, f).await),
-    };
-    let env = Env { store, plan: Arc::new(plan), device, kept: Arc::default() };
-    Session { client, options, name: welcome.worker, env, lease, leave }.serve().await
+    loop {
+        let welcome = register(&client, &options).await?;
+        let session = tokio::select! {
+            session = Session::get_ready(&client, &options, welcome, leave.clone()) => session?,
+            _ = wait_true(&mut leave) => return Ok(Ended::Left),
+        };
+        if let Some(ended) = session.serve().await? {
+            return Ok(ended);
+        }
+        tracing::info!("the coordinator has another plan: starting anew");
+    }
 }
 
 /// Heartbeats without a lease, because loading models can take longer than a lease lasts.
@@ -157,70 +154,117 @@ fn refused(options: &SessionOptions, status: Status) -> Failure {
 }
 
 impl Session {
-    async fn serve(mut self) -> Result<Ended> {
+    /// Opens the store and loads the models, while heartbeats say that this worker is alive.
+    async fn get_ready(
+        client: &Client,
+        options: &SessionOptions,
+        welcome: v1::RegisterResponse,
+        leave: watch::Receiver<bool>,
+    ) -> Result<Self> {
+        let plan: Plan = serde_json::from_str(&welcome.plan_json)
+            .map_err(|e| failure(Cause::Bug, format!("the coordinator sent a plan this worker cannot read: {e}")))?;
+        let store = ready::open_store(&welcome.store_url, &plan).await?;
+        let open = ip2p_proto::stages(&welcome.open_stages).map_err(|e| failure(Cause::Bug, e.to_string()))?;
+        let lease = Duration::from_millis(welcome.lease_millis);
+        let ready = tokio::select! {
+            ready = ready::get_ready(&plan, &open) => ready,
+            never = stay_known(client, &welcome.worker, lease) => match never {},
+        };
+        let device = match ready {
+            Ok(device) => device,
+            Err(f) => return Err(tell_unfit(client, &welcome.worker, f).await),
+        };
+        let env = Env { store, plan: Arc::new(plan), device, kept: Arc::default() };
+        Ok(Session { client: client.clone(), options: options.clone(), welcome, env, lease, leave })
+    }
+
+    /// Takes and does work; `None` when the coordinator has another plan by now.
+    async fn serve(mut self) -> Result<Option<Ended>> {
+        let mut leave = self.leave.clone();
         loop {
-            let request = v1::LeaseRequest { worker: self.name.clone() };
+            let request = v1::LeaseRequest { worker: self.welcome.worker.clone() };
             let mut client = self.client.clone();
             let answer = tokio::select! {
                 answer = client.lease(request) => answer,
-                _ = wait_true(&mut self.leave) => return Ok(Ended::Left),
-            };
-            let answer = match answer {
-                Ok(answer) => answer.into_inner().answer,
-                // It was silent for longer than a lease.
-                Err(status) if status.code() == Code::NotFound => {
-                    self.name = register(&self.client, &self.options).await?.worker;
-                    continue;
-                }
-                Err(status) => return Err(refused(&self.options, status)),
+                _ = wait_true(&mut leave) => return Ok(Some(Ended::Left)),
             };
             match answer {
-                Some(v1::lease_response::Answer::Assignment(wire)) => {
-                    let assignment = Assignment::try_from(wire).map_err(|e| failure(Cause::Bug, e.to_string()))?;
-                    self.work(assignment).await?;
+                Ok(answer) => match answer.into_inner().answer {
+                    Some(v1::lease_response::Answer::Assignment(wire)) => {
+                        let assignment = Assignment::try_from(wire).map_err(|e| failure(Cause::Bug, e.to_string()))?;
+                        self.work(assignment).await?;
+                    }
+                    Some(v1::lease_response::Answer::Leave(leave)) => return Ok(Some(Ended::Dismissed(leave.reason))),
+                    None => return Err(failure(Cause::Bug, "the coordinator answered a lease request with nothing")),
+                },
+                // It was silent for longer than a lease, or the coordinator is starting again.
+                Err(status) if is_gone(&status) => {
+                    let again = tokio::select! {
+                        again = self.register_again() => again?,
+                        _ = wait_true(&mut leave) => return Ok(Some(Ended::Left)),
+                    };
+                    if again.plan_json != self.welcome.plan_json || again.store_url != self.welcome.store_url {
+                        return Ok(None);
+                    }
+                    self.welcome = again;
                 }
-                Some(v1::lease_response::Answer::Leave(leave)) => return Ok(Ended::Dismissed(leave.reason)),
-                None => return Err(failure(Cause::Bug, "the coordinator answered a lease request with nothing")),
+                Err(status) => return Err(refused(&self.options, status)),
             }
         }
     }
 
-    /// One attempt with its heartbeats. Only losing the coordinator ends the session here.
+    /// Waits for a coordinator that is starting again.
+    async fn register_again(&self) -> Result<v1::RegisterResponse> {
+        let patience = ExponentialBuilder::default()
+            .with_jitter()
+            .with_max_delay(Duration::from_secs(10))
+            .without_max_times()
+            .with_total_delay(Some(PATIENCE));
+        let register = || register(&self.client, &self.options);
+        register.retry(patience).when(|f| f.cause == Cause::Transient).await
+    }
+
+    /// One attempt with its heartbeats. Only a broken device ends the session here.
     async fn work(&self, assignment: Assignment) -> Result<()> {
         let control = Arc::new(Control::default());
-        let mut leave = self.leave.clone();
-        let attempt = run_partition(&self.env, assignment, &self.name, &control);
+        let attempt = run_partition(&self.env, assignment, &self.welcome.worker, &control);
         tokio::pin!(attempt);
-        let mut beat = tokio::time::interval((self.lease / 6).min(Duration::from_secs(1)));
-        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut last_answer = Instant::now();
-        let outcome = loop {
-            tokio::select! {
-                outcome = &mut attempt => break outcome,
-                _ = beat.tick() => match self.beat(assignment, &control).await {
-                    Ok(()) => last_answer = Instant::now(),
-                    // Silence ends the lease on the other side; here too, at the same time.
-                    Err(_) if last_answer.elapsed() < self.lease => {}
-                    Err(status) => {
-                        control.lose();
-                        // The step at hand ends before the process does, so that no half-written object is left.
-                        let _ = (&mut attempt).await;
-                        return Err(failure(Cause::Transient, format!("the coordinator is gone: {}", status.message())));
-                    }
-                },
-                _ = wait_true(&mut leave), if !control.draining() => control.drain(),
+        let outcome = tokio::select! {
+            outcome = &mut attempt => outcome,
+            silence = self.keep_lease(assignment, &control) => {
+                control.lose();
+                // The step at hand ends first, so that no half-written object is left.
+                let _ = attempt.await;
+                tracing::warn!(stage = %assignment.stage, partition = assignment.partition, "the coordinator is gone: {}", silence.message());
+                return Ok(());
             }
+            never = drain_on(self.leave.clone(), &control) => match never {},
         };
-        self.report(assignment, outcome).await?;
+        self.report(assignment, outcome).await;
         match self.env.device.broken() {
             Some(why) => Err(failure(Cause::Resource, why)),
             None => Ok(()),
         }
     }
 
+    /// Sends heartbeats until the coordinator was silent for the length of a lease: by then it has taken the lease back.
+    async fn keep_lease(&self, assignment: Assignment, control: &Control) -> Status {
+        let mut beat = tokio::time::interval((self.lease / 6).min(Duration::from_secs(1)));
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut last_answer = Instant::now();
+        loop {
+            beat.tick().await;
+            match self.beat(assignment, control).await {
+                Ok(()) => last_answer = Instant::now(),
+                Err(status) if last_answer.elapsed() >= self.lease => return status,
+                Err(_) => {}
+            }
+        }
+    }
+
     async fn beat(&self, assignment: Assignment, control: &Control) -> Result<(), Status> {
         let progress = Some(control.progress(assignment).into());
-        let request = v1::HeartbeatRequest { worker: self.name.clone(), progress };
+        let request = v1::HeartbeatRequest { worker: self.welcome.worker.clone(), progress };
         let mut request = Request::new(request);
         request.set_timeout(self.lease / 3);
         let answer = self.client.clone().heartbeat(request).await?.into_inner();
@@ -233,26 +277,38 @@ impl Session {
         Ok(())
     }
 
-    async fn report(&self, assignment: Assignment, outcome: Result<Finished>) -> Result<()> {
+    /// A report that does not arrive costs nothing but the lease: what was committed is in the store.
+    async fn report(&self, assignment: Assignment, outcome: Result<Finished>) {
         // Whose memory or disk it was matters to who reads this elsewhere.
         let outcome = outcome.map_err(|f| match f.cause {
-            Cause::Resource => failure(f.cause, format!("worker {}: {}", self.name, f.message)),
+            Cause::Resource => failure(f.cause, format!("worker {}: {}", self.welcome.worker, f.message)),
             Cause::Transient | Cause::Preempted | Cause::BadInput | Cause::Bug => f,
         });
         if let Err(f) = &outcome {
             tracing::warn!(stage = %assignment.stage, partition = assignment.partition, cause = f.cause.name(), "attempt ended: {}", f.message);
         }
         let message =
-            v1::ReportRequest { worker: self.name.clone(), assignment: Some(assignment.into()), outcome: Some(Wire::from(outcome).0) };
+            v1::ReportRequest { worker: self.welcome.worker.clone(), assignment: Some(assignment.into()), outcome: Some(Wire::from(outcome).0) };
         let send = || {
             let (mut client, message) = (self.client.clone(), message.clone());
             async move { client.report(message).await }
         };
-        send.retry(ExponentialBuilder::default().with_max_times(5))
-            .await
-            .map(drop)
-            .map_err(|status| failure(Cause::Transient, format!("the coordinator does not take reports: {}", status.message())))
+        if let Err(status) = send.retry(ExponentialBuilder::default().with_max_times(5)).await {
+            tracing::warn!("the coordinator does not take reports: {}", status.message());
+        }
     }
+}
+
+/// The coordinator does not know this worker, or is not there.
+fn is_gone(status: &Status) -> bool {
+    matches!(status.code(), Code::NotFound | Code::Unavailable)
+}
+
+/// Tells the attempt to end once the worker should leave.
+async fn drain_on(mut leave: watch::Receiver<bool>, control: &Control) -> Infallible {
+    wait_true(&mut leave).await;
+    control.drain();
+    std::future::pending().await
 }
 
 async fn wait_true(flag: &mut watch::Receiver<bool>) {

@@ -6,7 +6,7 @@ use crate::finish;
 use crate::grpc::{self, Welcome};
 use crate::launcher::{LocalWorkers, WorkerCommand};
 use crate::prepare::{self, Prepared};
-use crate::progress::Progress;
+use crate::progress::{Look, Progress};
 use crate::scheduler::{Ending, Policy, Scheduler, Stop};
 use crate::summary::Summary;
 use crate::term::Term;
@@ -16,6 +16,7 @@ use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::spec::{Launcher, Spec};
 use std::env::VarError;
 use std::io::{ErrorKind, IsTerminal};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -30,7 +31,12 @@ const QUARANTINE_SAMPLE: u64 = 200;
 pub(super) async fn run(args: RunArgs, log: LogArgs) -> Result<(), Exit> {
     let started = Instant::now();
     let (view, display) = watch::channel(View::default());
-    let progress = Progress::start(display, std::io::stderr().is_terminal() && !args.no_progress);
+    let look = match (log.log_json, std::io::stderr().is_terminal() && !args.no_progress) {
+        (true, _) => Look::Json,
+        (false, true) => Look::Bars,
+        (false, false) => Look::Lines,
+    };
+    let progress = Progress::start(display, look);
     crate::logging::init(log.verbose, log.log_json, progress.writer());
     let spec = args.pipeline.load()?;
     let max_quarantined = spec.run.max_quarantined;
@@ -107,7 +113,7 @@ async fn run_spec(
     // From here on an older coordinator of this run gives way, so nothing that can be refused comes later.
     let term = Term::take(&store).await?;
     let scheduler = Scheduler::new(policy(&plan), term.number, prepare::recover(&store, &plan).await?);
-    let workers = launch(&plan, log, &format!("http://{address}"), &token, progress);
+    let workers = launch(&plan, log, address, &token, progress);
     let welcome = Welcome { plan: plan.clone(), store_url: store.url().to_string(), lease: plan.spec.run.lease };
     let (requests, inbox) = mpsc::channel(1024);
     let (stop_server, stopped) = oneshot::channel::<()>();
@@ -193,11 +199,26 @@ fn check_launcher(launcher: Launcher) -> Result<(), Exit> {
     }
 }
 
-fn launch(plan: &Plan, log: &LogArgs, url: &str, token: &str, progress: &Progress) -> Option<LocalWorkers> {
+/// Where workers find a server that listens on `address`: `0.0.0.0` is no place to connect to.
+fn reachable(address: SocketAddr, here: &str) -> String {
+    if address.ip().is_unspecified() { format!("{here}:{}", address.port()) } else { address.to_string() }
+}
+
+/// What other machines may call this one.
+fn host_name() -> String {
+    let name = std::env::var("HOSTNAME").or_else(|_| std::fs::read_to_string("/etc/hostname")).unwrap_or_default();
+    match name.trim() {
+        "" => "127.0.0.1".to_string(),
+        name => name.to_string(),
+    }
+}
+
+fn launch(plan: &Plan, log: &LogArgs, address: SocketAddr, token: &str, progress: &Progress) -> Option<LocalWorkers> {
     let run = &plan.spec.run;
     match run.launcher {
         Launcher::External => {
-            progress.line(&format!("waiting for workers: IP2P_TOKEN=... ip2p-worker --coordinator {url}"));
+            let url = format!("http://{}", reachable(address, &host_name()));
+            progress.say(&format!("waiting for workers: IP2P_TOKEN=... ip2p-worker --coordinator {url}"));
             None
         }
         Launcher::Local => {
@@ -205,7 +226,8 @@ fn launch(plan: &Plan, log: &LogArgs, url: &str, token: &str, progress: &Progres
             let threads = run.threads.map_or((cores / run.workers as usize).max(1), |threads| threads as usize);
             let mut log_arguments = vec!["-v".to_string(); usize::from(log.verbose)];
             log_arguments.extend(log.log_json.then(|| "--log-json".to_string()));
-            let command = WorkerCommand { coordinator_url: url.to_string(), token: token.to_string(), threads, log_arguments };
+            let coordinator_url = format!("http://{}", reachable(address, &Ipv4Addr::LOCALHOST.to_string()));
+            let command = WorkerCommand { coordinator_url, token: token.to_string(), threads, log_arguments };
             let lines = progress.lines();
             Some(LocalWorkers::start(command, run.workers, move |line| lines.line(line)))
         }
@@ -227,10 +249,24 @@ fn interrupts(progress: &Progress) -> mpsc::Receiver<()> {
             if count > 0 {
                 std::process::exit(i32::from(Exit::RESUMABLE));
             }
-            lines.line("stopping: workers finish the step at hand and commit; once more to stop at once");
+            lines.say("stopping: workers finish the step at hand and commit; once more to stop at once");
             // The driver may have ended by itself.
             let _ = send.send(()).await;
         }
     });
     receive
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_are_told_an_address_that_they_can_reach() {
+        let told = |listens: &str| reachable(listens.parse().unwrap(), "gpu-head");
+        assert_eq!(told("0.0.0.0:7070"), "gpu-head:7070");
+        assert_eq!(told("[::]:7070"), "gpu-head:7070");
+        assert_eq!(told("10.0.0.5:7070"), "10.0.0.5:7070");
+        assert_eq!(told("[::1]:7070"), "[::1]:7070");
+    }
 }

@@ -26,17 +26,30 @@ pub struct Progress {
     task: tokio::task::JoinHandle<()>,
 }
 
+/// How a run is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Bars on a terminal.
+    Bars,
+    /// A line now and then.
+    Lines,
+    /// The same lines as records of a JSON log.
+    Json,
+}
+
 /// Writes whole lines to standard error, above the bars if there are any. A handle: cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Lines(MultiProgress);
+pub struct Lines {
+    bars: MultiProgress,
+    look: Look,
+}
 
 impl Progress {
-    /// Shows every new picture in `view`; bars when `interactive`, else plain lines. Must be called within a
-    /// tokio runtime.
-    pub fn start(mut view: watch::Receiver<View>, interactive: bool) -> Self {
-        let target = if interactive { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let lines = Lines(MultiProgress::with_draw_target(target));
-        let painter = Arc::new(Mutex::new(Painter::new(lines.clone(), interactive)));
+    /// Shows every new picture in `view`. Must be called within a tokio runtime.
+    pub fn start(mut view: watch::Receiver<View>, look: Look) -> Self {
+        let target = if look == Look::Bars { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let lines = Lines { bars: MultiProgress::with_draw_target(target), look };
+        let painter = Arc::new(Mutex::new(Painter::new(lines.clone())));
         let shared = painter.clone();
         let task = tokio::spawn(async move {
             while view.changed().await.is_ok() {
@@ -47,9 +60,9 @@ impl Progress {
         Progress { lines, painter, task }
     }
 
-    /// Writes a line above the bars.
-    pub fn line(&self, text: &str) {
-        self.lines.line(text);
+    /// Tells the user something.
+    pub fn say(&self, text: &str) {
+        self.lines.say(text);
     }
 
     /// A handle for whoever writes lines while the display is up.
@@ -81,6 +94,15 @@ fn lock(painter: &Mutex<Painter>) -> MutexGuard<'_, Painter> {
 }
 
 impl Lines {
+    /// Tells the user something, as a line or as a record of the log.
+    pub fn say(&self, text: &str) {
+        match self.look {
+            Look::Bars | Look::Lines => self.line(text),
+            Look::Json => tracing::info!(target: crate::logging::PROGRESS, "{text}"),
+        }
+    }
+
+    /// Passes on a line that a worker has written.
     pub fn line(&self, text: &str) {
         // A closed standard error must not end the run.
         let _ = self.clone().write_all(format!("{text}\n").as_bytes());
@@ -89,11 +111,11 @@ impl Lines {
 
 impl Write for Lines {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        self.0.suspend(|| io::stderr().write(text))
+        self.bars.suspend(|| io::stderr().write(text))
     }
 
     fn write_all(&mut self, text: &[u8]) -> io::Result<()> {
-        self.0.suspend(|| io::stderr().write_all(text))
+        self.bars.suspend(|| io::stderr().write_all(text))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -112,7 +134,6 @@ impl MakeWriter<'_> for Lines {
 /// Turns pictures into bars or lines, and remembers what it needs for rates.
 struct Painter {
     lines: Lines,
-    interactive: bool,
     started: Instant,
     meters: Vec<Meter>,
     stages: Vec<ProgressBar>,
@@ -133,10 +154,9 @@ struct Plain {
 
 impl Painter {
     #[expect(clippy::disallowed_methods, reason = "rates on the display need the real time")]
-    fn new(lines: Lines, interactive: bool) -> Self {
+    fn new(lines: Lines) -> Self {
         Painter {
             lines,
-            interactive,
             started: Instant::now(),
             meters: Vec::new(),
             stages: Vec::new(),
@@ -156,17 +176,17 @@ impl Painter {
         for (stage, meter) in view.stages.iter().zip(&mut self.meters) {
             meter.record(now, words::units_done(stage), words::partitions_done(stage));
         }
-        if self.interactive {
+        if self.lines.look == Look::Bars {
             self.paint_bars(view);
         } else if let Some(line) = self.plain.next(view, &self.meters, now) {
-            self.lines.line(&line);
+            self.lines.say(&line);
         }
     }
 
     fn paint_bars(&mut self, view: &View) {
         while self.stages.len() < view.stages.len() {
             let bar = ProgressBar::new(0).with_style(style("{prefix:<8} {bar:30.cyan/dim} {msg}"));
-            self.stages.push(self.lines.0.insert(self.stages.len(), bar));
+            self.stages.push(self.lines.bars.insert(self.stages.len(), bar));
         }
         for ((stage, meter), bar) in view.stages.iter().zip(&self.meters).zip(&self.stages) {
             bar.set_prefix(stage.stage.name());
@@ -177,21 +197,21 @@ impl Painter {
         }
         let gone = |name: &str| !view.workers.iter().any(|worker| worker.name == name);
         for (_, bar) in self.workers.extract_if(.., |name, _| gone(name)) {
-            self.lines.0.remove(&bar);
+            self.lines.bars.remove(&bar);
         }
         for worker in &view.workers {
-            let bar = self.workers.entry(worker.name.clone()).or_insert_with(|| self.lines.0.add(text_bar()));
+            let bar = self.workers.entry(worker.name.clone()).or_insert_with(|| self.lines.bars.add(text_bar()));
             bar.set_message(words::worker_line(worker));
         }
         if let Some(why) = &view.stopping {
-            let bar = self.stopping.get_or_insert_with(|| self.lines.0.add(text_bar()));
+            let bar = self.stopping.get_or_insert_with(|| self.lines.bars.add(text_bar()));
             bar.set_message(format!("stopping: {}", printable(why)));
         }
     }
 
     fn finish(&mut self) {
         if let Some(line) = self.plain.pending.take() {
-            self.lines.line(&line);
+            self.lines.say(&line);
         }
         self.close();
     }
@@ -201,7 +221,7 @@ impl Painter {
         let workers = std::mem::take(&mut self.workers);
         for bar in self.stages.drain(..).chain(workers.into_values()).chain(self.stopping.take()) {
             bar.finish_and_clear();
-            self.lines.0.remove(&bar);
+            self.lines.bars.remove(&bar);
         }
     }
 }
@@ -273,11 +293,11 @@ mod tests {
 
     #[tokio::test]
     async fn the_display_ends_with_or_without_its_source() {
-        for interactive in [false, true] {
+        for look in [Look::Bars, Look::Lines, Look::Json] {
             let (send, receive) = watch::channel(View::default());
-            let progress = Progress::start(receive, interactive);
+            let progress = Progress::start(receive, look);
             send.send_replace(view(1));
-            progress.line("a line");
+            progress.say("a line");
             let painter = progress.painter.clone();
             progress.finish();
             lock(&painter).paint(&view(2));

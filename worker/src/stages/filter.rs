@@ -4,11 +4,11 @@
 //! streams, which gives the same bits.
 
 use super::bundle::ImageBundle;
-use super::patience::{Draws, draw_next};
+use super::patience::{Draws, draw_patiently};
 use super::pool::{Encoded, Pool};
 use super::{Env, Work, input, latents, role, rows};
 use crate::control::Control;
-use crate::draw::{Drawer, batch_of, batches, candidates};
+use crate::draw::{self, Drawer, batch_of, batches, candidates};
 use crate::failure::{Result, domain, failure};
 use crate::loaded::Models;
 use crate::run_partition::{ChunkData, ChunkPlace};
@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use candle_core::Tensor;
 use ip2p_pipeline::commit;
 use ip2p_pipeline::layout::Stage;
-use ip2p_pipeline::manifest::{Counts, PartitionManifest};
+use ip2p_pipeline::manifest::{Counts, DataObject, PartitionManifest};
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::records::{IndexRow, ScoredCandidate, Triplet, Verdict};
 use ip2p_pipeline::selection;
@@ -33,8 +33,13 @@ struct FilterWork {
     pairs: PartitionManifest,
     /// Failed attempts at the partition before this one.
     failures: u32,
+    /// The latents of the chunk that was read last: its triplets come one after the other.
+    latents: tokio::sync::Mutex<Option<(String, Latents)>>,
     judged: Vec<Judged>,
 }
+
+/// Final latents by pair id.
+type Latents = Arc<HashMap<String, Tensor>>;
 
 /// A row of the selection, with images that are not in the store yet.
 struct Judged {
@@ -54,7 +59,7 @@ pub(super) async fn open(env: &Env, assignment: Assignment) -> Result<impl Work 
         let message = format!("pairs partition {partition} has {found} candidates, its triplets need {expected}. Run `audit`");
         return Err(failure(Cause::BadInput, message));
     }
-    Ok(FilterWork { env: env.clone(), triplets, candidates, pairs, failures, judged: Vec::new() })
+    Ok(FilterWork { env: env.clone(), triplets, candidates, pairs, failures, latents: Default::default(), judged: Vec::new() })
 }
 
 #[async_trait]
@@ -64,15 +69,12 @@ impl Work for FilterWork {
     }
 
     async fn step(&mut self, start: u64, control: &Arc<Control>) -> Result<u64> {
-        let verdicts = draw_next(&*self, start..self.records(), self.failures).await?;
-        let end = start + verdicts.len() as u64;
-        for (record, verdict) in (start..).zip(verdicts) {
-            let judged = verdict.unwrap_or_else(|error| self.quarantined(record, &error));
-            let kept = judged.iter().filter(|j| j.row.verdict == Verdict::Kept).count();
-            control.made(judged.len() as u64, kept as u64);
-            self.judged.extend(judged);
-        }
-        Ok(end)
+        let verdict = draw_patiently(&*self, start, self.failures).await?;
+        let judged = verdict.unwrap_or_else(|error| self.quarantined(start, &error));
+        let kept = judged.iter().filter(|j| j.row.verdict == Verdict::Kept).count();
+        control.made(judged.len() as u64, kept as u64);
+        self.judged.extend(judged);
+        Ok(start + 1)
     }
 
     async fn take_chunk(&mut self, place: &ChunkPlace) -> Result<ChunkData> {
@@ -118,6 +120,11 @@ impl Draws for FilterWork {
         } else {
             self.judge_latents(record, triplet, scored).await
         }
+    }
+
+    async fn draw_reference(&self) -> Result<()> {
+        let plan = self.env.plan.clone();
+        self.env.device.run(move |models| draw::reference(models, &plan.spec)).await
     }
 
     async fn refresh(&self) -> Result<()> {
@@ -182,14 +189,26 @@ impl FilterWork {
         let chunk = self.pairs.chunks.iter().find(|chunk| (chunk.start..chunk.end).contains(&start));
         let object = chunk.and_then(|chunk| chunk.objects.iter().find(|object| object.role == role::LATENTS));
         let object = object.ok_or_else(|| failure(Cause::BadInput, format!("pairs record {start} has no stored latents. Run `audit`")))?;
-        let bytes = commit::read_data(&self.env.store, object).await.map_err(domain)?;
-        let mut all = latents::decode(&self.env.store.url_of(&object.key), &bytes)?;
-        let missing = |pair| failure(Cause::BadInput, format!("{}: it has no latents of pair {pair}. Run `audit`", object.key));
-        let mut take = |c: &ScoredCandidate| {
+        let all = self.read_latents(object).await?;
+        let of_pair = |c: &ScoredCandidate| {
             let pair = c.candidate.pair_id().to_string();
-            all.remove(&pair).ok_or_else(|| missing(pair))
+            let missing = || failure(Cause::BadInput, format!("{}: it has no latents of pair {pair}. Run `audit`", object.key));
+            all.get(&pair).cloned().ok_or_else(missing)
         };
-        scored.iter().map(&mut take).collect()
+        scored.iter().map(of_pair).collect()
+    }
+
+    async fn read_latents(&self, object: &DataObject) -> Result<Latents> {
+        let mut last = self.latents.lock().await;
+        if let Some((key, latents)) = &*last
+            && *key == object.key
+        {
+            return Ok(latents.clone());
+        }
+        let bytes = commit::read_data(&self.env.store, object).await.map_err(domain)?;
+        let latents = Arc::new(latents::decode(&self.env.store.url_of(&object.key), &bytes)?);
+        *last = Some((object.key.clone(), latents.clone()));
+        Ok(latents)
     }
 }
 

@@ -3,11 +3,11 @@
 //! Unfused, it stores every candidate's latents instead, and `filter` decodes and scores them.
 
 use super::bundle::ImageBundle;
-use super::patience::{Draws, draw_next};
+use super::patience::{Draws, draw_patiently};
 use super::pool::{Encoded, Pool, all_failed};
 use super::{Env, Work, input, role, rows};
 use crate::control::Control;
-use crate::draw::{Drawer, batches, candidates};
+use crate::draw::{self, Drawer, batches, candidates};
 use crate::failure::{Result, domain};
 use crate::loaded::Models;
 use crate::run_partition::{ChunkData, ChunkPlace};
@@ -58,6 +58,11 @@ impl Draws for OnDevice<'_> {
         self.env.device.run(move |models| draw_triplet(models, &plan, &triplet, &control)).await
     }
 
+    async fn draw_reference(&self) -> Result<()> {
+        let plan = self.env.plan.clone();
+        self.env.device.run(move |models| draw::reference(models, &plan.spec)).await
+    }
+
     async fn refresh(&self) -> Result<()> {
         self.env.device.refresh().await
     }
@@ -73,15 +78,12 @@ impl Work for PairsWork {
         self.triplets.len() as u64
     }
 
-    /// One triplet, and those before it that failed again and go to quarantine.
+    /// One triplet.
     async fn step(&mut self, start: u64, control: &Arc<Control>) -> Result<u64> {
         let draws = OnDevice { env: &self.env, triplets: &self.triplets, control };
-        let verdicts = draw_next(&draws, start..self.records(), self.failures).await?;
-        let end = start + verdicts.len() as u64;
-        for (triplet, verdict) in self.triplets[start as usize..].iter().zip(verdicts) {
-            self.drawn.extend(verdict.unwrap_or_else(|error| quarantined(&self.env.plan, triplet, &error)));
-        }
-        Ok(end)
+        let verdict = draw_patiently(&draws, start, self.failures).await?;
+        self.drawn.extend(verdict.unwrap_or_else(|error| quarantined(&self.env.plan, &self.triplets[start as usize], &error)));
+        Ok(start + 1)
     }
 
     async fn take_chunk(&mut self, place: &ChunkPlace) -> Result<ChunkData> {
@@ -217,7 +219,7 @@ mod tests {
         assert_eq!((f.cause, f.message.as_str()), (Cause::Bug, "no image of the triplet is finite"));
         let f = attempt(&env, 1).await.unwrap_err();
         assert_eq!(f.cause, Cause::Resource);
-        assert!(f.message.contains("3 records in a row failed on cpu"), "{}", f.message);
+        assert!(f.message.contains("cpu") && f.message.contains("is at fault"), "{}", f.message);
         assert!(env.store.list(&env.plan.dir(Stage::Pairs).root()).await.unwrap().is_empty());
         assert_eq!(env.device.broken(), None, "its models do load");
     }

@@ -1,21 +1,20 @@
 //! Telling a bad record from a sick device.
 //!
 //! The first failure of a record ends the attempt, so that another worker can try. In a later attempt a record gets a
-//! second try with fresh models; then it is the record's own fault, unless those after it fail as well.
+//! second try with fresh models. If that fails too, the device draws a reference that every healthy device can draw:
+//! when it can, the fault is the record's own, and when it cannot, the device's.
 
 use crate::failure::{Result, failure};
 use async_trait::async_trait;
-use ip2p_pipeline::task::Cause;
-use std::ops::Range;
-
-/// So many failed records in a row are the device's fault.
-const ROW: usize = 3;
+use ip2p_pipeline::task::{Cause, Failure};
 
 /// Draws records by number: models on the device thread, or in tests a stand-in that fails as they do.
 #[async_trait]
 pub(super) trait Draws: Sync {
     type Drawn: Send;
     async fn draw(&self, record: u64) -> Result<Self::Drawn>;
+    /// Draws something that depends on no record.
+    async fn draw_reference(&self) -> Result<()>;
     /// Loads the models afresh.
     async fn refresh(&self) -> Result<()>;
     /// The device, for messages.
@@ -25,29 +24,24 @@ pub(super) trait Draws: Sync {
 /// What became of a record; an error text quarantines it.
 pub(super) type Verdict<T> = Result<T, String>;
 
-/// Draws from the start of `records` up to the first success. `failures` counts the partition's failed attempts.
-pub(super) async fn draw_next<D: Draws>(draws: &D, records: Range<u64>, failures: u32) -> Result<Vec<Verdict<D::Drawn>>> {
-    let mut verdicts = Vec::new();
-    for record in records {
-        let first = draw(draws, record).await;
-        let drawn = match first {
-            Err(f) if f.cause == Cause::Bug && failures > 0 => draw(draws, record).await,
-            first => first,
-        };
-        match drawn {
-            Err(f) if f.cause == Cause::Bug && failures > 0 => verdicts.push(Err(f.message)),
-            drawn => {
-                verdicts.push(Ok(drawn?));
-                return Ok(verdicts);
-            }
-        }
-        if verdicts.len() == ROW {
-            let last = verdicts.pop().and_then(Verdict::err).unwrap_or_default();
-            let message = format!("{ROW} records in a row failed on {}, so the device is to blame, not they: {last}", draws.device());
-            return Err(failure(Cause::Resource, message));
+/// Draws one record. `failures` counts the failed attempts at its partition.
+pub(super) async fn draw_patiently<D: Draws>(draws: &D, record: u64, failures: u32) -> Result<Verdict<D::Drawn>> {
+    let defect = |f: &Failure| f.cause == Cause::Bug && failures > 0;
+    match draw(draws, record).await {
+        Err(f) if defect(&f) => {}
+        first => return first.map(Ok),
+    }
+    let error = match draw(draws, record).await {
+        Err(f) if defect(&f) => f.message,
+        second => return second.map(Ok),
+    };
+    match draws.draw_reference().await {
+        Ok(()) => Ok(Err(error)),
+        Err(f) => {
+            let message = format!("the device {} is at fault, for it cannot draw a plain reference either: {}", draws.device(), f.message);
+            Err(failure(Cause::Resource, message))
         }
     }
-    Ok(verdicts)
 }
 
 /// One try. Whatever a failure left behind on the device, the next try starts with fresh models.
@@ -69,20 +63,22 @@ mod tests {
     use std::sync::Mutex;
 
     /// How often each record still fails, and with what.
+    #[derive(Default)]
     struct Sick {
         faults: Mutex<BTreeMap<u64, (u32, Cause)>>,
         refreshed: Mutex<u32>,
         reload_fails: bool,
+        reference_fails: bool,
     }
 
     impl Sick {
         fn with(faults: &[(u64, u32, Cause)]) -> Self {
             let faults = faults.iter().map(|&(record, times, cause)| (record, (times, cause))).collect();
-            Sick { faults: Mutex::new(faults), refreshed: Mutex::new(0), reload_fails: false }
+            Sick { faults: Mutex::new(faults), ..Sick::default() }
         }
 
-        async fn next(&self, start: u64, failures: u32) -> Result<Vec<Verdict<u64>>> {
-            draw_next(self, start..6, failures).await
+        async fn draw(&self, record: u64, failures: u32) -> Result<Verdict<u64>> {
+            draw_patiently(self, record, failures).await
         }
     }
 
@@ -100,6 +96,10 @@ mod tests {
             }
         }
 
+        async fn draw_reference(&self) -> Result<()> {
+            if self.reference_fails { Err(failure(Cause::Bug, "all is black")) } else { Ok(()) }
+        }
+
         async fn refresh(&self) -> Result<()> {
             *self.refreshed.lock().unwrap() += 1;
             if self.reload_fails { Err(failure(Cause::Resource, "the device is gone")) } else { Ok(()) }
@@ -112,43 +112,47 @@ mod tests {
 
     const ALWAYS: u32 = 99;
 
+    fn broken(record: u64) -> Verdict<u64> {
+        Err(format!("record {record} is broken"))
+    }
+
     #[tokio::test]
     async fn the_first_failure_ends_the_attempt() {
         let sick = Sick::with(&[(1, ALWAYS, Cause::Bug)]);
-        assert_eq!(sick.next(0, 0).await.unwrap(), [Ok(0)]);
-        assert_eq!(sick.next(1, 0).await.unwrap_err().cause, Cause::Bug);
+        assert_eq!(sick.draw(0, 0).await.unwrap(), Ok(0));
+        assert_eq!(sick.draw(1, 0).await.unwrap_err().cause, Cause::Bug);
         assert_eq!(*sick.refreshed.lock().unwrap(), 1);
     }
 
     #[tokio::test]
-    async fn a_record_that_fails_again_is_given_up_and_its_neighbours_are_not() {
+    async fn a_record_that_fails_again_is_given_up_and_one_that_recovers_is_not() {
         let sick = Sick::with(&[(1, ALWAYS, Cause::Bug), (2, 1, Cause::Bug)]);
-        let verdicts = sick.next(1, 1).await.unwrap();
-        assert_eq!(verdicts, [Err("record 1 is broken".to_string()), Ok(2)], "record 2 fails once only");
+        assert_eq!(sick.draw(1, 1).await.unwrap(), broken(1));
+        assert_eq!(sick.draw(2, 1).await.unwrap(), Ok(2));
         assert_eq!(*sick.refreshed.lock().unwrap(), 3);
     }
 
     #[tokio::test]
-    async fn three_in_a_row_are_the_devices_fault() {
-        let sick = Sick::with(&[(1, ALWAYS, Cause::Bug), (2, ALWAYS, Cause::Bug), (3, ALWAYS, Cause::Bug)]);
-        let f = sick.next(1, 1).await.unwrap_err();
-        assert_eq!(f.cause, Cause::Resource);
-        assert!(f.message.contains("3 records in a row failed on cuda") && f.message.contains("record 3 is broken"), "{}", f.message);
-        let verdicts = sick.next(2, 1).await.unwrap();
-        assert_eq!(verdicts, [Err("record 2 is broken".to_string()), Err("record 3 is broken".to_string()), Ok(4)]);
+    async fn any_number_of_bad_neighbours_are_given_up_by_a_healthy_device() {
+        let sick = Sick::with(&[0, 1, 2, 3, 4].map(|record| (record, ALWAYS, Cause::Bug)));
+        for record in 0..5 {
+            assert_eq!(sick.draw(record, 1).await.unwrap(), broken(record));
+        }
     }
 
     #[tokio::test]
-    async fn the_last_records_may_fail_without_a_success_behind_them() {
-        let sick = Sick::with(&[(5, ALWAYS, Cause::Bug)]);
-        assert_eq!(sick.next(5, 1).await.unwrap(), [Err("record 5 is broken".to_string())]);
+    async fn a_sick_device_gives_up_not_even_a_single_record() {
+        let sick = Sick { reference_fails: true, ..Sick::with(&[(0, ALWAYS, Cause::Bug)]) };
+        let f = sick.draw(0, 1).await.unwrap_err();
+        assert_eq!(f.cause, Cause::Resource);
+        assert!(f.message.contains("cuda is at fault") && f.message.contains("all is black"), "{}", f.message);
     }
 
     #[tokio::test]
     async fn memory_and_other_causes_never_quarantine() {
         for (cause, refreshed) in [(Cause::Resource, 1), (Cause::Transient, 0), (Cause::Preempted, 0), (Cause::BadInput, 0)] {
             let sick = Sick::with(&[(0, ALWAYS, cause)]);
-            assert_eq!(sick.next(0, 3).await.unwrap_err().cause, cause);
+            assert_eq!(sick.draw(0, 3).await.unwrap_err().cause, cause);
             assert_eq!(*sick.refreshed.lock().unwrap(), refreshed, "{cause:?}");
         }
     }
@@ -156,7 +160,7 @@ mod tests {
     #[tokio::test]
     async fn a_device_that_cannot_load_its_models_judges_no_record() {
         let sick = Sick { reload_fails: true, ..Sick::with(&[(0, ALWAYS, Cause::Bug)]) };
-        let f = sick.next(0, 1).await.unwrap_err();
+        let f = sick.draw(0, 1).await.unwrap_err();
         assert_eq!((f.cause, f.message.as_str()), (Cause::Resource, "the device is gone"));
     }
 }
