@@ -19,6 +19,8 @@ fn scheduler() -> Scheduler {
         backoff_max: Duration::from_secs(60),
         max_quarantined: 0.01,
         quarantine_sample: 200,
+        min_kept: 0.0,
+        kept_sample: 0,
     };
     let recovered = Stage::RUN.map(|stage| {
         let partitions = match stage {

@@ -1,13 +1,15 @@
 //! The one select loop: everything that happens becomes an event for the scheduler, every command an effect.
 
+use crate::digest::Digests;
 use crate::grpc::{HeartbeatAnswer, LeaseAnswer, Registered, Request};
 use crate::launcher::{LocalWorkers, Observed};
 use crate::scheduler::{Command, Ending, Event, Notice, Scheduler, Stop};
 use crate::term::Term;
 use std::collections::{HashMap, HashSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 /// How often leases are checked and the progress display gets a new picture.
 const TICK: Duration = Duration::from_millis(200);
@@ -22,6 +24,7 @@ pub struct Driver {
     workers: Option<LocalWorkers>,
     taken_over: mpsc::Receiver<u32>,
     view: watch::Sender<View>,
+    digests: Digests,
     waiting_leases: HashMap<String, oneshot::Sender<LeaseAnswer>>,
     /// Workers that know that there is no more work.
     dismissed: HashSet<String>,
@@ -69,6 +72,7 @@ impl Driver {
         workers: Option<LocalWorkers>,
         term: &Term,
         view: watch::Sender<View>,
+        digests: Digests,
     ) -> Self {
         Driver {
             scheduler,
@@ -77,6 +81,7 @@ impl Driver {
             workers,
             taken_over: term.watch(),
             view,
+            digests,
             waiting_leases: HashMap::new(),
             dismissed: HashSet::new(),
             heartbeat: None,
@@ -91,12 +96,14 @@ impl Driver {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
+            // What is rare comes first, so that no crowd of workers can hold it up.
             let event = tokio::select! {
-                Some(request) = self.requests.recv() => self.accept(request),
-                observed = observe(&mut self.workers) => self.observed(observed),
+                biased;
                 Some(()) = interrupts.recv() => Some(Event::Drain { why: Stop::Interrupted }),
-                _ = tick.tick() => Some(Event::Tick),
                 Some(by) = self.taken_over.recv() => Some(Event::Drain { why: Stop::TakenOver(by) }),
+                _ = tick.tick() => Some(Event::Tick),
+                observed = observe(&mut self.workers) => self.observed(observed),
+                Some(request) = self.requests.recv() => self.accept(request),
             };
             let Some(event) = event else { continue };
             let show = matches!(event, Event::Tick);
@@ -179,7 +186,12 @@ impl Driver {
                     }
                     Command::Continue { keep_lease, drain, .. } => answer(&mut self.heartbeat, HeartbeatAnswer { keep_lease, drain }),
                     Command::Acknowledge { accepted, .. } => answer(&mut self.report, accepted),
-                    Command::Notice(notice) => log(&notice),
+                    Command::Notice(notice) => {
+                        if let Notice::Committed { assignment, finished } = &notice {
+                            self.digests.record(*assignment, finished);
+                        }
+                        log(&notice);
+                    }
                     Command::Finish(end) => ending = Some(end),
                 }
             }
@@ -278,6 +290,12 @@ fn log(notice: &Notice) {
         }
         Notice::LeaseLost { worker, assignment: a, why } => {
             tracing::warn!(stage = %a.stage, partition = a.partition, worker, "lease lost: {why}");
+        }
+        Notice::Straggling { slow, assignment: a, worker } => {
+            tracing::info!(stage = %a.stage, partition = a.partition, worker, "{} takes too long: a second attempt begins", slow.worker);
+        }
+        Notice::Outrun { worker, assignment: a, units } => {
+            tracing::info!(stage = %a.stage, partition = a.partition, worker, units, "another attempt was first");
         }
     }
 }

@@ -46,7 +46,7 @@ pub(crate) fn spec() -> Spec {
                         "shard_bytes": 1000000, "columns": "timbrooks" }
         },
         "run": { "launcher": "local", "workers": 1, "threads": null, "device": "auto",
-                 "retry": { "attempts": 4, "backoff_min": 1.0, "backoff_max": 60.0 }, "max_quarantined": 0.5, "lease": 30.0,
+                 "retry": { "attempts": 4, "backoff_min": 1.0, "backoff_max": 60.0 }, "max_quarantined": 0.5, "min_kept": 0.0, "lease": 30.0,
                  "chunk": 60.0, "listen": "127.0.0.1:0" }
     });
     serde_json::from_value(spec).unwrap()

@@ -1,6 +1,7 @@
 //! From a spec to a run that can be driven: frozen corpus, frozen partitioning, plan, and what is already done.
 
 use crate::dataset::Files;
+use crate::digest;
 use crate::pin;
 use crate::scheduler::Recovered;
 use futures::{StreamExt, TryStreamExt};
@@ -124,6 +125,9 @@ pub async fn recover(store: &Store, plan: &Plan) -> Result<Vec<Recovered>> {
 /// The committed partitions of one stage, with their figures. Shards whose files are missing or of another length are
 /// left out: a worker writes them again.
 pub(crate) async fn committed(store: &Store, dir: StageDir) -> Result<Vec<(u32, Finished)>> {
+    if !matches!(dir.stage, Stage::Index | Stage::Shards) {
+        return digested(store, dir).await;
+    }
     let mut manifests = manifests(store, dir).await?;
     if dir.stage == Stage::Shards && !manifests.is_empty() {
         let files = Files::list(store, &dir).await?;
@@ -135,16 +139,40 @@ pub(crate) async fn committed(store: &Store, dir: StageDir) -> Result<Vec<(u32, 
             None => true,
         });
     }
-    let finished = |m: &PartitionManifest| Finished { counts: m.counts(), seconds: m.seconds(), figures: m.figures() };
-    Ok(manifests.iter().map(|m| (m.partition, finished(m))).collect())
+    Ok(manifests.iter().map(finished).collect())
+}
+
+fn finished(manifest: &PartitionManifest) -> (u32, Finished) {
+    (manifest.partition, Finished { counts: manifest.counts(), seconds: manifest.seconds(), figures: manifest.figures() })
+}
+
+/// The committed partitions of a stage that may have very many: only the manifests that no digest knows are read.
+async fn digested(store: &Store, dir: StageDir) -> Result<Vec<(u32, Finished)>> {
+    let listed = store.list(&dir.manifests()).await?;
+    let mut known = if listed.is_empty() { Default::default() } else { digest::read(store, &dir).await? };
+    let (mut committed, mut unknown) = (Vec::new(), Vec::new());
+    for (key, _) in listed {
+        let Some(partition) = StageDir::partition_of(&key) else { continue };
+        match known.remove(&partition) {
+            Some(finished) => committed.push((partition, finished)),
+            None => unknown.push(key),
+        }
+    }
+    let read: Vec<_> = read_manifests(store, unknown).await?.iter().map(finished).collect();
+    digest::write(store, &dir, &read).await;
+    committed.extend(read);
+    committed.sort_unstable_by_key(|(partition, _)| *partition);
+    Ok(committed)
 }
 
 /// All partition manifests of one stage, by partition.
 pub async fn manifests(store: &Store, dir: StageDir) -> Result<Vec<PartitionManifest>> {
-    let keys = store.list(&dir.manifests()).await?;
-    let keys = keys.into_iter().filter(|(key, _)| StageDir::partition_of(key).is_some());
-    let read =
-        |(key, _): (String, u64)| async move { commit::decode::<PartitionManifest>(&store.url_of(&key), &store.require(&key).await?) };
+    let keys = store.list(&dir.manifests()).await?.into_iter().map(|(key, _)| key);
+    read_manifests(store, keys.filter(|key| StageDir::partition_of(key).is_some()).collect()).await
+}
+
+async fn read_manifests(store: &Store, keys: Vec<String>) -> Result<Vec<PartitionManifest>> {
+    let read = |key: String| async move { commit::decode(&store.url_of(&key), &store.require(&key).await?) };
     futures::stream::iter(keys).map(read).buffered(READS).try_collect().await
 }
 
@@ -152,6 +180,7 @@ pub async fn manifests(store: &Store, dir: StageDir) -> Result<Vec<PartitionMani
 mod tests {
     use super::*;
     use crate::fixture::Fixture;
+    use ip2p_pipeline::ids::Fingerprint;
 
     #[tokio::test]
     async fn shards_without_their_files_are_not_done() {
@@ -167,5 +196,34 @@ mod tests {
         store.delete(&dir.dataset("webdataset/train-000000.tar")).await.unwrap();
         store.put(&dir.dataset("original/0000001/77_1.png"), "imag".into()).await.unwrap();
         assert_eq!(done().await, [stages, vec![vec![1, 3]]].concat());
+    }
+
+    fn manifest(partition: u32) -> PartitionManifest {
+        let attempt = Attempt { epoch: 1, worker: "w".to_string() };
+        PartitionManifest { stage: Stage::Pairs, partition, records: 0, attempt, chunks: Vec::new() }
+    }
+
+    #[tokio::test]
+    async fn digests_spare_reading_and_decide_nothing() {
+        let (store, dir) = (Store::memory(), StageDir { stage: Stage::Pairs, fingerprint: Fingerprint::of(&["x"]) });
+        for partition in 0..1500 {
+            store.put(&dir.manifest(partition), commit::encode(&manifest(partition)).unwrap()).await.unwrap();
+        }
+        let partitions = async || committed(&store, dir).await.map(|all| all.into_iter().map(|(p, _)| p).collect::<Vec<_>>());
+        let all: Vec<u32> = (0..1500).collect();
+        assert_eq!(partitions().await.unwrap(), all);
+        // What the digest knows is not read again, and what it does not know is.
+        store.put(&dir.manifest(7), "no manifest".into()).await.unwrap();
+        store.put(&dir.manifest(1500), commit::encode(&manifest(1500)).unwrap()).await.unwrap();
+        assert_eq!(partitions().await.unwrap(), (0..1501).collect::<Vec<_>>());
+        // A manifest that is gone is gone.
+        store.delete(&dir.manifest(8)).await.unwrap();
+        assert!(!partitions().await.unwrap().contains(&8));
+        // A broken digest costs time only.
+        let (digest, _) = store.list(&dir.digests()).await.unwrap().remove(0);
+        store.put(&digest, "no digest".into()).await.unwrap();
+        assert!(partitions().await.unwrap_err().to_string().contains("p00000007.json"));
+        store.put(&dir.manifest(7), commit::encode(&manifest(7)).unwrap()).await.unwrap();
+        assert_eq!(partitions().await.unwrap().len(), 1500);
     }
 }

@@ -5,6 +5,7 @@
 
 use ip2p_pipeline::Result;
 use ip2p_pipeline::layout;
+use ip2p_pipeline::planted::{self, Defect};
 use ip2p_pipeline::store::{Created, Store};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -26,7 +27,9 @@ impl Term {
         let last = taken.last().and_then(|(key, _)| layout::term_of(key)).unwrap_or(0);
         let mut number = last + 1;
         let owner = serde_json::json!({ "process": std::process::id(), "version": env!("CARGO_PKG_VERSION") });
-        while store.create(&layout::term(number), owner.to_string().into()).await? == Created::AlreadyExists {
+        while store.create(&layout::term(number), owner.to_string().into()).await? == Created::AlreadyExists
+            && !planted::has(Defect::SharedTerm)
+        {
             number += 1;
         }
         Ok(Term { store: store.clone(), number })

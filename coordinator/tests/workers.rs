@@ -1,6 +1,7 @@
 //! Real workers and real connections against a real coordinator, all in this process.
 #![cfg(feature = "worker")]
 
+use ip2p_coordinator::digest::Digests;
 use ip2p_coordinator::driver::{Driver, View};
 use ip2p_coordinator::grpc::{self, Welcome};
 use ip2p_coordinator::scheduler::{Ending, Policy, Recovered, Scheduler, Stop};
@@ -14,7 +15,9 @@ use ip2p_pipeline::store::Store;
 use ip2p_pipeline::task::{Assignment, Cause, Failure};
 use ip2p_proto::v1::coordinator_client::CoordinatorClient;
 use ip2p_proto::{PROTOCOL, TOKEN_KEY, v1};
-use ip2p_worker::session::{self, Ended, SessionOptions};
+use ip2p_worker::grpc::{Address, GrpcLink};
+use ip2p_worker::ready;
+use ip2p_worker::session::{self, Ended};
 use std::path::Path;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -60,6 +63,8 @@ fn policy() -> Policy {
         backoff_max: second,
         max_quarantined: 1.0,
         quarantine_sample: 1000,
+        min_kept: 0.0,
+        kept_sample: 0,
     }
 }
 
@@ -74,7 +79,7 @@ async fn start(change: impl FnOnce(&mut Welcome)) -> Coordinator {
     let plan = plan(dir.path());
     let store = Store::open(&plan.spec.store).unwrap().child("run");
     store.put(&layout::plan(plan.fingerprint()), commit::encode(&plan).unwrap()).await.unwrap();
-    let mut welcome = Welcome { plan, store_url: store.url().to_string(), lease: policy().lease };
+    let mut welcome = Welcome { plan: plan.clone(), store_url: store.url().to_string(), lease: policy().lease };
     change(&mut welcome);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -87,7 +92,7 @@ async fn start(change: impl FnOnce(&mut Welcome)) -> Coordinator {
     tokio::spawn(grpc::serve(listener, TOKEN.to_string(), welcome, requests, shutdown));
     let term = Term::take(&store).await.unwrap();
     let (view, _) = watch::channel(View::default());
-    let driver = Driver::new(scheduler(term.number), inbox, None, &term, view);
+    let driver = Driver::new(scheduler(term.number), inbox, None, &term, view, Digests::start(&store, &plan));
     let (interrupts, interrupted) = mpsc::channel(1);
     let ending = tokio::spawn(async move { driver.run(interrupted).await.0 });
     Coordinator { dir, address, ending, _stop: stop, _interrupts: interrupts }
@@ -122,9 +127,9 @@ async fn keeps_lease(coordinator: &Coordinator, worker: &str, assignment: &v1::A
 
 /// A whole worker.
 async fn work(coordinator: &Coordinator) -> Result<Ended, Failure> {
-    let options = SessionOptions { coordinator: coordinator.address.clone(), name: "worker".to_string(), token: TOKEN.to_string() };
+    let address = Address { coordinator: coordinator.address.clone(), token: TOKEN.to_string() };
     let (_stay, leave) = watch::channel(false);
-    session::run(options, leave).await
+    session::run(&GrpcLink::connect(&address).await?, "worker", ready::get_ready, leave).await
 }
 
 #[tokio::test]

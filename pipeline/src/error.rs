@@ -2,6 +2,8 @@
 
 mod advice;
 
+pub use advice::says_full;
+
 /// Errors of reading, writing and validating; the variants say what the caller should do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

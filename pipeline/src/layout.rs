@@ -8,6 +8,7 @@
 //!     chunks/p00000012/r00000000.json         manifest of the chunk that starts at record 0
 //!     data/p00000012/e<epoch>-r00000000.*     attempt-scoped data objects, never overwritten
 //!     manifests/p00000012.json                manifest of the whole partition: its commit
+//!     digests/<hash>.json                     what many of these manifests say: a cache
 //!   shards/<fingerprint>/dataset/...          the training shards
 //!   report.html, summary.json
 //! ```
@@ -15,6 +16,7 @@
 //! Keys are relative to the run's prefix and use `/`.
 
 use crate::ids::Fingerprint;
+use crate::planted::{self, Defect};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -83,6 +85,16 @@ impl StageDir {
         format!("{}/p{partition:08}.json", self.manifests())
     }
 
+    /// Prefix of the digests of partition manifests.
+    pub fn digests(&self) -> String {
+        format!("{}/digests", self.root())
+    }
+
+    /// What many partition manifests say, for a fast start.
+    pub fn digest(&self, name: &str) -> String {
+        format!("{}/{name}.json", self.digests())
+    }
+
     /// The partition of a key below [`StageDir::manifests`].
     pub fn partition_of(key: &str) -> Option<u32> {
         key.rsplit('/').next()?.strip_prefix('p')?.strip_suffix(".json")?.parse().ok()
@@ -100,6 +112,7 @@ impl StageDir {
 
     /// An attempt-scoped data object of the chunk that starts at `start`; `name` has its extension.
     pub fn data(&self, partition: u32, epoch: u64, start: u64, name: &str) -> String {
+        let epoch = if planted::has(Defect::KeysWithoutEpoch) { 0 } else { epoch };
         format!("{}/data/p{partition:08}/e{epoch:016x}-r{start:08}-{name}", self.root())
     }
 

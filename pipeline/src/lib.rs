@@ -16,6 +16,7 @@ pub mod layout;
 pub mod manifest;
 pub mod model_id;
 pub mod plan;
+pub mod planted;
 pub mod python_json;
 pub mod records;
 pub mod rng;

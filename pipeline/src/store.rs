@@ -92,12 +92,12 @@ impl Store {
 
     /// A store in memory, for tests.
     pub fn memory() -> Self {
-        Store {
-            inner: Arc::new(object_store::memory::InMemory::new()),
-            prefix: Path::default(),
-            url: "memory:///".to_string(),
-            folder: None,
-        }
+        Self::over(Arc::new(object_store::memory::InMemory::new()), "memory:///")
+    }
+
+    /// Any store; `url` names it in messages.
+    pub fn over(inner: Arc<dyn ObjectStore>, url: &str) -> Self {
+        Store { inner, prefix: Path::default(), url: url.to_string(), folder: None }
     }
 
     /// The same store below `name`.

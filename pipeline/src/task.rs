@@ -2,6 +2,7 @@
 
 use crate::layout::Stage;
 use crate::manifest::Counts;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The right and duty to work on one partition; `epoch` is larger than that of any earlier attempt.
@@ -28,7 +29,7 @@ pub struct Progress {
 }
 
 /// Figures of a committed partition.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Finished {
     pub counts: Counts,
     /// Seconds of work in all its chunks.
@@ -43,8 +44,10 @@ pub enum Cause {
     Transient,
     /// The worker must leave; not a failure of the partition.
     Preempted,
-    /// Out of memory or disk.
+    /// Out of memory, or out of disk outside the store.
     Resource,
+    /// The store has no room: the run stops, and goes on when there is.
+    StoreFull,
     /// Wrong configuration, model or credentials: no retry can help, the run stops.
     BadInput,
     /// A defect of the program.
@@ -57,6 +60,7 @@ impl Cause {
             Cause::Transient => "transient",
             Cause::Preempted => "preempted",
             Cause::Resource => "resource",
+            Cause::StoreFull => "store full",
             Cause::BadInput => "bad input",
             Cause::Bug => "bug",
         }

@@ -85,6 +85,7 @@ impl From<Cause> for v1::Cause {
             Cause::Resource => v1::Cause::Resource,
             Cause::BadInput => v1::Cause::BadInput,
             Cause::Bug => v1::Cause::Bug,
+            Cause::StoreFull => v1::Cause::StoreFull,
         }
     }
 }
@@ -99,6 +100,7 @@ impl TryFrom<v1::Cause> for Cause {
             v1::Cause::Resource => Ok(Cause::Resource),
             v1::Cause::BadInput => Ok(Cause::BadInput),
             v1::Cause::Bug => Ok(Cause::Bug),
+            v1::Cause::StoreFull => Ok(Cause::StoreFull),
             v1::Cause::Unspecified => Err(ConvertError("a failure without a cause".to_string())),
         }
     }

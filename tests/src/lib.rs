@@ -3,6 +3,7 @@
 
 pub mod chat_server;
 pub mod oracle;
+pub mod simulation;
 
 use ip2p_pipeline::records::{ImageRef, IndexRow};
 use ip2p_pipeline::tables::Table;

@@ -1,7 +1,9 @@
 //! The worker's command line, shared by `ip2p-worker` and `ip2p-coordinator worker`.
 
 use crate::failure::failure;
-use crate::session::{self, Ended, SessionOptions};
+use crate::grpc::{Address, GrpcLink};
+use crate::ready;
+use crate::session::{self, Ended};
 use ip2p_pipeline::task::{Cause, Failure};
 use std::io::Read;
 use std::process::ExitCode;
@@ -63,7 +65,8 @@ async fn work(args: WorkerArgs) -> Result<Ended, Failure> {
     if args.exit_with_parent {
         watch_parent(ask_to_leave);
     }
-    session::run(SessionOptions { coordinator: args.coordinator, name, token }, leave).await
+    let link = GrpcLink::connect(&Address { coordinator: args.coordinator, token }).await?;
+    session::run(&link, &name, ready::get_ready, leave).await
 }
 
 /// Host and process id; two workers of one run cannot share both.

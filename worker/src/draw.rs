@@ -71,8 +71,14 @@ impl<'m> Drawer<'m> {
         Ok(Drawer { spec, diffusion, clip, texts, scored_texts })
     }
 
-    /// Final latents of one batch: fp32 [n, 2, c, h, w].
+    /// Final latents of one batch: fp32 [n, 2, c, h, w]. A batch that does not fit the memory is drawn in halves, whose
+    /// last bits can differ on a GPU: better than no images.
     pub fn latents(&self, batch: &[Candidate], control: &Control) -> Result<Tensor> {
+        let parts = in_halves(0..batch.len(), &|range| self.latents_at_once(&batch[range], control))?;
+        Tensor::cat(&parts, 0).map_err(|e| model(e.into()))
+    }
+
+    fn latents_at_once(&self, batch: &[Candidate], control: &Control) -> Result<Tensor> {
         let pairs = &self.spec.stages.pairs;
         let side = pairs.resolution as usize / self.diffusion.vae.factor();
         let settings = Settings { sampler: pairs.sampler, steps: pairs.steps as usize, size: (side, side) };
@@ -92,6 +98,14 @@ impl<'m> Drawer<'m> {
 
     /// Decodes and scores one batch. The scores are those of the float images, before they are rounded to bytes.
     pub fn finish(&self, batch: &[Candidate], latents: &Tensor) -> Result<Vec<Finished>> {
+        let part = |range: Range<usize>| {
+            let latents = latents.narrow(0, range.start, range.len()).map_err(|e| model(e.into()))?;
+            self.finish_at_once(&batch[range], &latents)
+        };
+        Ok(in_halves(0..batch.len(), &part)?.into_iter().flatten().collect())
+    }
+
+    fn finish_at_once(&self, batch: &[Candidate], latents: &Tensor) -> Result<Vec<Finished>> {
         let (before, after) = self.images(latents).map_err(model)?;
         let mut scores = self.clip.quartet(&before, &after, &self.scored_texts).map_err(model)?;
         for (scores, finite) in scores.iter_mut().zip(finite(latents).map_err(model)?) {
@@ -128,6 +142,20 @@ impl<'m> Drawer<'m> {
     pub fn join(&self, latents: &[Tensor]) -> Result<Tensor> {
         let joined = Tensor::stack(latents, 0).and_then(|all| all.to_device(self.diffusion.unet.device()));
         joined.map_err(|e| model(e.into()))
+    }
+}
+
+/// Does `work` for a range as a whole or, where the memory is too small for that, for its halves.
+fn in_halves<T>(range: Range<usize>, work: &impl Fn(Range<usize>) -> Result<T>) -> Result<Vec<T>> {
+    match work(range.clone()) {
+        Err(f) if f.cause == Cause::Resource && range.len() > 1 => {
+            tracing::warn!(candidates = range.len(), "does not fit the memory, trying halves: {}", f.message);
+            let middle = range.start + range.len() / 2;
+            let mut parts = in_halves(range.start..middle, work)?;
+            parts.extend(in_halves(middle..range.end, work)?);
+            Ok(parts)
+        }
+        whole => Ok(vec![whole?]),
     }
 }
 
@@ -183,4 +211,24 @@ pub fn reference(models: &mut Models, spec: &Spec) -> Result<()> {
 fn rgb8(images: &Tensor) -> Result<Vec<Rgb8>> {
     let each = vae::each_image(images).map_err(model)?;
     each.iter().map(|image| Rgb8::from_tensor(image).map_err(model)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_done_in_halves_down_to_one() {
+        let fits = |most: usize| {
+            move |range: Range<usize>| match range.len() <= most {
+                true => Ok(range),
+                false => Err(failure(Cause::Resource, "out of memory")),
+            }
+        };
+        assert_eq!(in_halves(0..5, &fits(8)).unwrap(), [0..5]);
+        assert_eq!(in_halves(0..5, &fits(2)).unwrap(), [0..2, 2..3, 3..5]);
+        assert_eq!(in_halves(0..3, &fits(0)).unwrap_err().cause, Cause::Resource);
+        let defect = |_: Range<usize>| -> Result<()> { Err(failure(Cause::Bug, "broken")) };
+        assert_eq!(in_halves(0..4, &defect).unwrap_err().cause, Cause::Bug);
+    }
 }

@@ -1,8 +1,8 @@
 //! What an error means for the attempt it ended: who should try again, if anyone.
 
 use crate::models;
-use ip2p_pipeline::Error;
 use ip2p_pipeline::task::{Cause, Failure};
+use ip2p_pipeline::{Error, error};
 use std::io::ErrorKind;
 
 /// The result of anything an attempt does.
@@ -29,6 +29,7 @@ fn store_cause(error: &object_store::Error) -> Cause {
     let causes = std::iter::successors(Some(error as &dyn std::error::Error), |&error| error.source());
     let file = causes.filter_map(|cause| cause.downcast_ref::<std::io::Error>()).next();
     match (error, file) {
+        _ if error::says_full(error) => Cause::StoreFull,
         (_, Some(file)) => file_cause(file.kind()),
         (object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }, None) => Cause::BadInput,
         (_, None) => Cause::Transient,
@@ -68,12 +69,14 @@ mod tests {
 
     #[test]
     fn a_workers_own_disk_is_its_own_trouble() {
-        let disk = |kind: ErrorKind| object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(std::io::Error::from(kind)) };
+        let disk =
+            |kind: ErrorKind| object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(std::io::Error::from(kind)) };
         let stored = |source| domain(Error::Store { action: "create", key: "file:///x".to_string(), source }).cause;
         let file = |kind: ErrorKind| domain(Error::File { path: "/tmp/x".to_string(), source: kind.into() }).cause;
-        for kind in [ErrorKind::StorageFull, ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem] {
+        for kind in [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem] {
             assert_eq!((stored(disk(kind)), file(kind)), (Cause::Resource, Cause::Resource), "{kind:?}");
         }
+        assert_eq!((stored(disk(ErrorKind::StorageFull)), file(ErrorKind::StorageFull)), (Cause::StoreFull, Cause::Resource));
         assert_eq!(stored(disk(ErrorKind::ConnectionReset)), Cause::Transient);
         let refused = object_store::Error::PermissionDenied { path: "x".to_string(), source: "403".into() };
         assert_eq!(stored(refused), Cause::BadInput);

@@ -2,17 +2,20 @@
 
 use crate::device::Device;
 use crate::failure::{Result, failure};
+use crate::link::Welcome;
 use crate::loaded::Models;
 use crate::prompts::{self, OpenAiBackend};
+use crate::stages::Env;
 use ip2p_pipeline::layout::{self, Stage};
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::spec::{PromptBackend, Spec};
 use ip2p_pipeline::store::Store;
 use ip2p_pipeline::task::{Cause, Failure};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Opens the run's store, and makes sure that it is the one in which the coordinator has put the plan.
-pub async fn open_store(url: &str, plan: &Plan) -> Result<Store> {
+async fn open_store(url: &str, plan: &Plan) -> Result<Store> {
     let unseen = || {
         let advice = "workers need the same store as the coordinator: use a shared one, such as s3://bucket/prefix or a network folder";
         failure(Cause::BadInput, format!("this worker does not see the run's store at {url}: {advice}"))
@@ -28,8 +31,15 @@ pub async fn open_store(url: &str, plan: &Plan) -> Result<Store> {
     }
 }
 
+/// Opens the store, and loads the models.
+pub async fn get_ready(welcome: &Welcome) -> Result<Env> {
+    let store = open_store(&welcome.store_url, &welcome.plan).await?;
+    let device = load(&welcome.plan, &welcome.open_stages).await?;
+    Ok(Env { store, plan: Arc::new(welcome.plan.clone()), device, kept: Arc::default() })
+}
+
 /// Finds the models, loads those that the open stages need, and asks whether the language model's server is there.
-pub async fn get_ready(plan: &Plan, open: &[Stage]) -> Result<Device> {
+async fn load(plan: &Plan, open: &[Stage]) -> Result<Device> {
     let needs = Needs::of(&plan.spec, open);
     if let (true, PromptBackend::OpenAi(server)) = (needs.server, &plan.spec.stages.prompts.backend) {
         let backend = OpenAiBackend::from_env(&plan.spec.stages.prompts, server).map_err(prompts::failure)?;

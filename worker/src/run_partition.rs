@@ -2,15 +2,45 @@
 
 use crate::control::Control;
 use crate::failure::{Result, domain, failure};
-use crate::stages::{self, Env, Work};
+use async_trait::async_trait;
 use bytes::Bytes;
 use ip2p_pipeline::commit::{self, Committed};
 use ip2p_pipeline::layout::{Stage, StageDir};
 use ip2p_pipeline::manifest::{Attempt, ChunkManifest, Counts, DataObject, PartitionManifest};
+use ip2p_pipeline::planted::{self, Defect};
+use ip2p_pipeline::store::Store;
 use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A stage at work on one partition.
+#[async_trait]
+pub trait Work: Send {
+    /// Input records of the partition.
+    fn records(&self) -> u64;
+
+    /// Processes at least one record from `start` on; returns one past the last. A step should take seconds.
+    async fn step(&mut self, start: u64, control: &Arc<Control>) -> Result<u64>;
+
+    /// Hands over what the steps since the last call have made.
+    async fn take_chunk(&mut self, place: &ChunkPlace) -> Result<ChunkData>;
+}
+
+/// The stages of a run, and where they read and write.
+#[async_trait]
+pub trait Stages: Send + Sync {
+    fn store(&self) -> &Store;
+    /// The folder of a stage's outputs.
+    fn dir(&self, stage: Stage) -> StageDir;
+    /// Most work that a kill may lose.
+    fn chunk(&self) -> Duration;
+    /// Opens the input of a partition.
+    async fn open(&self, assignment: Assignment) -> Result<Box<dyn Work>>;
+    /// Writes the files of a committed partition of `shards` again; no other stage has objects that can be written twice.
+    async fn restore(&self, partition: u32, chunks: &[ChunkManifest], control: &Arc<Control>) -> Result<()>;
+}
 
 /// Where the objects of the chunk at hand go.
 #[derive(Clone, Debug)]
@@ -41,36 +71,39 @@ pub struct ChunkData {
 }
 
 /// Runs an attempt. On `Ok` the partition's manifest is in the store, made by this attempt or another.
-pub async fn run_partition(env: &Env, assignment: Assignment, worker: &str, control: &Arc<Control>) -> Result<Finished> {
-    let dir = env.plan.dir(assignment.stage);
-    let partition = assignment.partition;
-    let done = commit::read::<PartitionManifest>(&env.store, &dir.manifest(partition)).await.map_err(domain)?;
+pub async fn run_partition(stages: &dyn Stages, assignment: Assignment, worker: &str, control: &Arc<Control>) -> Result<Finished> {
+    let (store, dir, partition) = (stages.store(), stages.dir(assignment.stage), assignment.partition);
+    let done = commit::read::<PartitionManifest>(store, &dir.manifest(partition)).await.map_err(domain)?;
     let mut chunks = match &done {
         Some(done) => done.chunks.clone(),
-        None => commit::chunk_chain(&env.store, &dir, partition).await.map_err(domain)?,
+        None => commit::chunk_chain(store, &dir, partition).await.map_err(domain)?,
     };
     // A committed shard is given out when its files are missing or damaged.
     if assignment.stage == Stage::Shards && !chunks.is_empty() {
-        stages::restore(env, partition, &chunks, control).await?;
+        stages.restore(partition, &chunks, control).await?;
     }
     if let Some(done) = done {
         return Ok(finished(&done));
     }
     let attempt = Attempt { epoch: assignment.epoch, worker: worker.to_string() };
-    let mut work = stages::open(env, assignment).await?;
+    let mut work = stages.open(assignment).await?;
     let total = work.records();
     loop {
-        let start = chunks.last().map_or(0, |chunk| chunk.end);
+        let mut start = chunks.last().map_or(0, |chunk| chunk.end);
+        if planted::has(Defect::ChainWithGap) && chunks.len() == 1 {
+            start += 1;
+        }
         control.at_record(start, total);
         if start >= total {
             break;
         }
         let place = ChunkPlace { dir, partition, epoch: assignment.epoch, start };
-        let (chunk, failed) = make_chunk(env, work.as_mut(), &place, &attempt, control).await?;
-        match commit::commit_chunk(&env.store, &dir, &chunk).await.map_err(domain)? {
+        let (chunk, failed) = make_chunk(stages, work.as_mut(), &place, &attempt, control).await?;
+        match commit::commit_chunk(store, &dir, &chunk).await.map_err(domain)? {
             Committed::Ours => chunks.push(chunk),
-            // An older attempt was still alive and faster; its chunk is as good as ours.
-            Committed::Theirs(theirs) => chunks.push(theirs),
+            // Another attempt is alive and faster: its chunks are as good as ours, and it may be further by now.
+            Committed::Theirs(_) if planted::has(Defect::OwnChunkDespiteTheirs) => chunks.push(chunk),
+            Committed::Theirs(_) => chunks = commit::chunk_chain(store, &dir, partition).await.map_err(domain)?,
         }
         if let Some(f) = failed {
             return Err(f);
@@ -78,12 +111,19 @@ pub async fn run_partition(env: &Env, assignment: Assignment, worker: &str, cont
         if control.lost() {
             return Err(failure(Cause::Preempted, "the lease was lost"));
         }
+        if control.draining() && planted::has(Defect::PartialPartition) {
+            break;
+        }
         if control.draining() && chunks.last().is_some_and(|chunk| chunk.end < total) {
             return Err(failure(Cause::Preempted, "asked to leave"));
         }
     }
     let manifest = PartitionManifest { stage: assignment.stage, partition, records: total, attempt, chunks };
-    match commit::commit_partition(&env.store, &dir, &manifest).await.map_err(domain)? {
+    let committed = commit::commit_partition(store, &dir, &manifest).await;
+    if committed.is_err() && planted::has(Defect::SuccessWithoutManifest) {
+        return Ok(finished(&manifest));
+    }
+    match committed.map_err(domain)? {
         Committed::Ours => Ok(finished(&manifest)),
         Committed::Theirs(theirs) => Ok(finished(&theirs)),
     }
@@ -91,7 +131,7 @@ pub async fn run_partition(env: &Env, assignment: Assignment, worker: &str, cont
 
 /// Works until the chunk is worth a commit or a step fails, and writes the data of all steps before.
 async fn make_chunk(
-    env: &Env,
+    stages: &dyn Stages,
     work: &mut dyn Work,
     place: &ChunkPlace,
     attempt: &Attempt,
@@ -113,14 +153,14 @@ async fn make_chunk(
         if control.lost() {
             return Err(failure(Cause::Preempted, "the lease was lost"));
         }
-        if control.draining() || started.elapsed() >= env.plan.spec.run.chunk {
+        if control.draining() || started.elapsed() >= stages.chunk() {
             break;
         }
     }
     let data = work.take_chunk(place).await?;
     let mut objects = data.written;
     for (role, key, bytes) in data.objects {
-        objects.push(commit::write_data(&env.store, role, key, bytes).await.map_err(domain)?);
+        objects.push(commit::write_data(stages.store(), role, key, bytes).await.map_err(domain)?);
     }
     let chunk = ChunkManifest {
         stage: place.dir.stage,
@@ -145,10 +185,8 @@ mod tests {
     use super::*;
     use crate::device::Device;
     use crate::loaded::Models;
+    use crate::stages::Env;
     use crate::testing;
-    use async_trait::async_trait;
-    use ip2p_pipeline::layout::Stage;
-    use ip2p_pipeline::store::Store;
 
     /// Ten records; the one at `fails_at` cannot be processed.
     struct Scripted {

@@ -1,39 +1,25 @@
-//! A worker's life: register, lease, work, report, until the coordinator says there is no more work.
+//! A worker's life: register, lease, work, report, until the coordinator says that there is no more work.
+//!
+//! How it speaks ([`Link`]) and what an attempt does ([`Attempts`]) are not decided here, so that the simulation lives
+//! this very life over a bad network and a worse store.
 
 use crate::control::Control;
 use crate::failure::{Result, failure};
-use crate::loaded::Models;
-use crate::ready;
-use crate::run_partition::run_partition;
-use crate::stages::Env;
+use crate::link::{Answer, Link, Unanswered, Welcome};
+use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
-use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished};
-use ip2p_proto::v1::coordinator_client::CoordinatorClient;
-use ip2p_proto::{MAX_MESSAGE_BYTES, PROTOCOL, TOKEN_KEY, Wire, v1};
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::watch;
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::service::Interceptor;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
-/// How a worker reaches its coordinator.
-#[derive(Clone)]
-pub struct SessionOptions {
-    /// e.g. `http://127.0.0.1:7070`.
-    pub coordinator: String,
-    /// Proposed name; the coordinator gives a second worker of this name another one.
-    pub name: String,
-    /// The coordinator's token; never logged.
-    pub token: String,
-}
+/// How long a worker waits for a coordinator that went away, before it ends too.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Why a session ended well.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Ended {
     /// The coordinator had no more work.
     Dismissed(String),
@@ -41,240 +27,194 @@ pub enum Ended {
     Left,
 }
 
-type Client = CoordinatorClient<InterceptedService<Channel, Bearer>>;
-
-#[derive(Clone)]
-struct Bearer(MetadataValue<Ascii>);
-
-impl Interceptor for Bearer {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request.metadata_mut().insert(TOKEN_KEY, self.0.clone());
-        Ok(request)
-    }
+/// What a worker that is ready can do.
+#[async_trait]
+pub trait Attempts: Send + Sync {
+    /// On `Ok` the partition's manifest is in the store.
+    async fn run(&self, assignment: Assignment, worker: &str, control: &Arc<Control>) -> Result<Finished>;
+    /// Why the worker should end and another process take its place, if it should.
+    fn broken(&self) -> Option<String>;
 }
 
-/// How long a worker waits for a coordinator that went away, before it ends too.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-struct Session {
-    client: Client,
-    options: SessionOptions,
-    /// Among other things, what the coordinator calls this worker.
-    welcome: v1::RegisterResponse,
-    env: Env,
-    lease: Duration,
-    /// Turns true when the worker should leave.
-    leave: watch::Receiver<bool>,
-}
-
-/// Works for the coordinator until one side ends it.
-pub async fn run(options: SessionOptions, mut leave: watch::Receiver<bool>) -> Result<Ended> {
-    let client = connect(&options).await?;
+/// Works for the coordinator until one side ends it. `get_ready` loads what the welcome asks for.
+pub async fn run<L: Link, A: Attempts>(
+    link: &L,
+    name: &str,
+    get_ready: impl AsyncFn(&Welcome) -> Result<A>,
+    mut leave: watch::Receiver<bool>,
+) -> Result<Ended> {
+    let mut welcome = register(link, name).await.map_err(|lost| unanswered(link, lost))?;
     loop {
-        let welcome = register(&client, &options).await?;
-        let session = tokio::select! {
-            session = Session::get_ready(&client, &options, welcome, leave.clone()) => session?,
+        let attempts = tokio::select! {
+            biased;
             _ = wait_true(&mut leave) => return Ok(Ended::Left),
+            ready = while_known(link, &welcome, get_ready(&welcome)) => ready,
         };
-        if let Some(ended) = session.serve().await? {
-            return Ok(ended);
+        let attempts = match attempts {
+            Ok(attempts) => attempts,
+            Err(f) => return Err(tell_unfit(link, &welcome.worker, f).await),
+        };
+        let session = Session { link, name, welcome, attempts, leave: leave.clone() };
+        match session.serve().await? {
+            Next::End(ended) => return Ok(ended),
+            Next::Anew(other) => {
+                tracing::info!("the coordinator has another plan: starting anew");
+                welcome = *other;
+            }
         }
-        tracing::info!("the coordinator has another plan: starting anew");
     }
 }
 
 /// Heartbeats without a lease, because loading models can take longer than a lease lasts.
-async fn stay_known(client: &Client, worker: &str, lease: Duration) -> Infallible {
-    let mut beat = tokio::time::interval(lease / 6);
-    loop {
-        beat.tick().await;
-        let request = v1::HeartbeatRequest { worker: worker.to_string(), progress: None };
-        // Whoever is forgotten all the same registers again when it asks for work.
-        let _ = client.clone().heartbeat(request).await;
-    }
+async fn while_known<L: Link, T>(link: &L, welcome: &Welcome, loading: impl Future<Output = T>) -> T {
+    let beats = async {
+        let mut beat = interval(welcome.lease / 6);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            beat.tick().await;
+            // Whoever is forgotten all the same registers again when it asks for work.
+            let _ = link.heartbeat(&welcome.worker, None, welcome.lease / 3).await;
+        }
+    };
+    let never: Infallible = tokio::select! {
+        biased;
+        loaded = loading => return loaded,
+        never = beats => never,
+    };
+    match never {}
 }
 
 /// Tells the coordinator what no new try can mend; hands the failure on.
-async fn tell_unfit(client: &Client, worker: &str, f: Failure) -> Failure {
-    if matches!(f.cause, Cause::BadInput | Cause::Resource) {
-        let request = v1::UnfitRequest { worker: worker.to_string(), failed: Some(f.clone().into()) };
-        if let Err(status) = client.clone().unfit(request).await {
-            tracing::warn!("the coordinator could not be told: {}", status.message());
-        }
+async fn tell_unfit<L: Link>(link: &L, worker: &str, f: Failure) -> Failure {
+    if matches!(f.cause, Cause::BadInput | Cause::Resource)
+        && let Err(lost) = link.unfit(worker, f.clone()).await
+    {
+        tracing::warn!("the coordinator could not be told: {}", unanswered(link, lost).message);
     }
     f
 }
 
-async fn register(client: &Client, options: &SessionOptions) -> Result<v1::RegisterResponse> {
-    let request = v1::RegisterRequest {
-        protocol: PROTOCOL,
-        version: env!("CARGO_PKG_VERSION").to_string(),
-        worker: options.name.clone(),
-        device: Models::describe_device(),
-    };
-    let welcome = client.clone().register(request).await.map_err(|status| refused(options, status))?.into_inner();
-    if welcome.worker != options.name {
-        tracing::warn!("another worker calls itself {}: this one is {} from now on", options.name, welcome.worker);
+async fn register<L: Link>(link: &L, name: &str) -> Result<Welcome, Unanswered> {
+    let welcome = link.register(name).await?;
+    if welcome.worker != name {
+        tracing::warn!("another worker calls itself {name}: this one is {} from now on", welcome.worker);
     }
     Ok(welcome)
 }
 
-async fn connect(options: &SessionOptions) -> Result<Client> {
-    let bad = |what: &str| {
-        failure(Cause::BadInput, format!("{what} `{}` is not valid: write for example http://10.0.0.5:7070", options.coordinator))
-    };
-    if !options.coordinator.contains("://") {
-        return Err(bad("the coordinator's address"));
+/// What a call without an answer means: a wrong token, version or run cannot be mended by trying again.
+fn unanswered<L: Link>(link: &L, lost: Unanswered) -> Failure {
+    let place = link.place();
+    match lost {
+        Unanswered::Refused(why) => failure(Cause::BadInput, format!("the coordinator at {place} refused: {why}")),
+        Unanswered::Silent(why) => failure(Cause::Transient, format!("the coordinator at {place} does not answer: {why}")),
+        Unanswered::Unknown => failure(Cause::Transient, format!("the coordinator at {place} does not know this worker")),
     }
-    let endpoint = Endpoint::from_shared(options.coordinator.clone())
-        .map_err(|_| bad("the coordinator's address"))?
-        .connect_timeout(Duration::from_secs(5))
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .keep_alive_while_idle(true);
-    let dial = || endpoint.connect();
-    let patience = ExponentialBuilder::default().with_max_delay(Duration::from_secs(5)).with_max_times(8);
-    let channel =
-        dial.retry(patience).await.map_err(|e| failure(Cause::Transient, format!("no coordinator at {}: {e}", options.coordinator)))?;
-    let bearer = format!("Bearer {}", options.token)
-        .parse()
-        .map_err(|_| failure(Cause::BadInput, "IP2P_TOKEN has characters that no header can carry"))?;
-    Ok(CoordinatorClient::with_interceptor(channel, Bearer(bearer))
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES))
 }
 
-/// The coordinator's refusal in words; wrong token, version or run cannot be mended by trying again.
-fn refused(options: &SessionOptions, status: Status) -> Failure {
-    let cause = match status.code() {
-        Code::Unauthenticated | Code::FailedPrecondition | Code::InvalidArgument | Code::PermissionDenied => Cause::BadInput,
-        _ => Cause::Transient,
-    };
-    failure(cause, format!("the coordinator at {} refused: {}", options.coordinator, status.message()))
+/// Registered, with all that the work needs.
+struct Session<'a, L, A> {
+    link: &'a L,
+    /// What the worker calls itself.
+    name: &'a str,
+    /// Among other things, what the coordinator calls it.
+    welcome: Welcome,
+    attempts: A,
+    /// Turns true when the worker should leave.
+    leave: watch::Receiver<bool>,
 }
 
-impl Session {
-    /// Opens the store and loads the models, while heartbeats say that this worker is alive.
-    async fn get_ready(
-        client: &Client,
-        options: &SessionOptions,
-        welcome: v1::RegisterResponse,
-        leave: watch::Receiver<bool>,
-    ) -> Result<Self> {
-        let plan: Plan = serde_json::from_str(&welcome.plan_json)
-            .map_err(|e| failure(Cause::Bug, format!("the coordinator sent a plan this worker cannot read: {e}")))?;
-        let store = ready::open_store(&welcome.store_url, &plan).await?;
-        let open = ip2p_proto::stages(&welcome.open_stages).map_err(|e| failure(Cause::Bug, e.to_string()))?;
-        let lease = Duration::from_millis(welcome.lease_millis);
-        let ready = tokio::select! {
-            ready = ready::get_ready(&plan, &open) => ready,
-            never = stay_known(client, &welcome.worker, lease) => match never {},
-        };
-        let device = match ready {
-            Ok(device) => device,
-            Err(f) => return Err(tell_unfit(client, &welcome.worker, f).await),
-        };
-        let env = Env { store, plan: Arc::new(plan), device, kept: Arc::default() };
-        Ok(Session { client: client.clone(), options: options.clone(), welcome, env, lease, leave })
-    }
+enum Next {
+    End(Ended),
+    /// A coordinator with another plan or store.
+    Anew(Box<Welcome>),
+}
 
-    /// Takes and does work; `None` when the coordinator has another plan by now.
-    async fn serve(mut self) -> Result<Option<Ended>> {
+impl<L: Link, A: Attempts> Session<'_, L, A> {
+    async fn serve(mut self) -> Result<Next> {
         let mut leave = self.leave.clone();
         loop {
-            let request = v1::LeaseRequest { worker: self.welcome.worker.clone() };
-            let mut client = self.client.clone();
             let answer = tokio::select! {
-                answer = client.lease(request) => answer,
-                _ = wait_true(&mut leave) => return Ok(Some(Ended::Left)),
+                biased;
+                _ = wait_true(&mut leave) => return Ok(Next::End(Ended::Left)),
+                answer = self.link.lease(&self.welcome.worker) => answer,
             };
             match answer {
-                Ok(answer) => match answer.into_inner().answer {
-                    Some(v1::lease_response::Answer::Assignment(wire)) => {
-                        let assignment = Assignment::try_from(wire).map_err(|e| failure(Cause::Bug, e.to_string()))?;
-                        self.work(assignment).await?;
-                    }
-                    Some(v1::lease_response::Answer::Leave(leave)) => return Ok(Some(Ended::Dismissed(leave.reason))),
-                    None => return Err(failure(Cause::Bug, "the coordinator answered a lease request with nothing")),
-                },
+                Ok(Answer::Work(assignment)) => self.work(assignment).await?,
+                Ok(Answer::Leave(reason)) => return Ok(Next::End(Ended::Dismissed(reason))),
+                Err(refused @ Unanswered::Refused(_)) => return Err(unanswered(self.link, refused)),
                 // It was silent for longer than a lease, or the coordinator is starting again.
-                Err(status) if is_gone(&status) => {
+                Err(Unanswered::Unknown | Unanswered::Silent(_)) => {
                     let again = tokio::select! {
+                        biased;
+                        _ = wait_true(&mut leave) => return Ok(Next::End(Ended::Left)),
                         again = self.register_again() => again?,
-                        _ = wait_true(&mut leave) => return Ok(Some(Ended::Left)),
                     };
-                    if again.plan_json != self.welcome.plan_json || again.store_url != self.welcome.store_url {
-                        return Ok(None);
+                    if again.plan != self.welcome.plan || again.store_url != self.welcome.store_url {
+                        return Ok(Next::Anew(Box::new(again)));
                     }
                     self.welcome = again;
                 }
-                Err(status) => return Err(refused(&self.options, status)),
             }
         }
     }
 
     /// Waits for a coordinator that is starting again.
-    async fn register_again(&self) -> Result<v1::RegisterResponse> {
+    async fn register_again(&self) -> Result<Welcome> {
         let patience = ExponentialBuilder::default()
             .with_jitter()
+            .with_jitter_seed(jitter_seed(self.name))
             .with_max_delay(Duration::from_secs(10))
             .without_max_times()
             .with_total_delay(Some(PATIENCE));
-        let register = || register(&self.client, &self.options);
-        register.retry(patience).when(|f| f.cause == Cause::Transient).await
+        let again = || register(self.link, self.name);
+        let again = again.retry(patience).when(|lost| !matches!(lost, Unanswered::Refused(_)));
+        again.await.map_err(|lost| unanswered(self.link, lost))
     }
 
     /// One attempt with its heartbeats. Only a broken device ends the session here.
     async fn work(&self, assignment: Assignment) -> Result<()> {
         let control = Arc::new(Control::default());
-        let attempt = run_partition(&self.env, assignment, &self.welcome.worker, &control);
+        let attempt = self.attempts.run(assignment, &self.welcome.worker, &control);
         tokio::pin!(attempt);
         let outcome = tokio::select! {
+            biased;
             outcome = &mut attempt => outcome,
-            silence = self.keep_lease(assignment, &control) => {
+            () = self.keep_lease(assignment, &control) => {
                 control.lose();
                 // The step at hand ends first, so that no half-written object is left.
                 let _ = attempt.await;
-                tracing::warn!(stage = %assignment.stage, partition = assignment.partition, "the coordinator is gone: {}", silence.message());
+                let partition = assignment.partition;
+                tracing::warn!(stage = %assignment.stage, partition, "the coordinator was silent for the length of a lease");
                 return Ok(());
             }
             never = drain_on(self.leave.clone(), &control) => match never {},
         };
         self.report(assignment, outcome).await;
-        match self.env.device.broken() {
+        match self.attempts.broken() {
             Some(why) => Err(failure(Cause::Resource, why)),
             None => Ok(()),
         }
     }
 
     /// Sends heartbeats until the coordinator was silent for the length of a lease: by then it has taken the lease back.
-    async fn keep_lease(&self, assignment: Assignment, control: &Control) -> Status {
-        let mut beat = tokio::time::interval((self.lease / 6).min(Duration::from_secs(1)));
-        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    async fn keep_lease(&self, assignment: Assignment, control: &Control) {
+        let lease = self.welcome.lease;
+        let mut beat = interval((lease / 6).min(Duration::from_secs(1)));
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last_answer = Instant::now();
-        loop {
+        while last_answer.elapsed() < lease {
             beat.tick().await;
-            match self.beat(assignment, control).await {
-                Ok(()) => last_answer = Instant::now(),
-                Err(status) if last_answer.elapsed() >= self.lease => return status,
-                Err(_) => {}
+            if let Ok(pulse) = self.link.heartbeat(&self.welcome.worker, Some(control.progress(assignment)), lease / 3).await {
+                last_answer = Instant::now();
+                if !pulse.keep_lease {
+                    control.lose();
+                }
+                if pulse.drain {
+                    control.drain();
+                }
             }
         }
-    }
-
-    async fn beat(&self, assignment: Assignment, control: &Control) -> Result<(), Status> {
-        let progress = Some(control.progress(assignment).into());
-        let request = v1::HeartbeatRequest { worker: self.welcome.worker.clone(), progress };
-        let mut request = Request::new(request);
-        request.set_timeout(self.lease / 3);
-        let answer = self.client.clone().heartbeat(request).await?.into_inner();
-        if !answer.keep_lease {
-            control.lose();
-        }
-        if answer.drain {
-            control.drain();
-        }
-        Ok(())
     }
 
     /// A report that does not arrive costs nothing but the lease: what was committed is in the store.
@@ -282,26 +222,22 @@ impl Session {
         // Whose memory or disk it was matters to who reads this elsewhere.
         let outcome = outcome.map_err(|f| match f.cause {
             Cause::Resource => failure(f.cause, format!("worker {}: {}", self.welcome.worker, f.message)),
-            Cause::Transient | Cause::Preempted | Cause::BadInput | Cause::Bug => f,
+            Cause::Transient | Cause::Preempted | Cause::StoreFull | Cause::BadInput | Cause::Bug => f,
         });
         if let Err(f) = &outcome {
             tracing::warn!(stage = %assignment.stage, partition = assignment.partition, cause = f.cause.name(), "attempt ended: {}", f.message);
         }
-        let message =
-            v1::ReportRequest { worker: self.welcome.worker.clone(), assignment: Some(assignment.into()), outcome: Some(Wire::from(outcome).0) };
-        let send = || {
-            let (mut client, message) = (self.client.clone(), message.clone());
-            async move { client.report(message).await }
-        };
-        if let Err(status) = send.retry(ExponentialBuilder::default().with_max_times(5)).await {
-            tracing::warn!("the coordinator does not take reports: {}", status.message());
+        let send = || self.link.report(&self.welcome.worker, assignment, outcome.clone());
+        let patience = ExponentialBuilder::default().with_max_times(5);
+        if let Err(lost) = send.retry(patience).when(|lost| matches!(lost, Unanswered::Silent(_))).await {
+            tracing::warn!("the coordinator does not take reports: {}", unanswered(self.link, lost).message);
         }
     }
 }
 
-/// The coordinator does not know this worker, or is not there.
-fn is_gone(status: &Status) -> bool {
-    matches!(status.code(), Code::NotFound | Code::Unavailable)
+/// Workers of one coordinator come back at different moments, each the same in every replay.
+fn jitter_seed(name: &str) -> u64 {
+    name.bytes().fold(0, |seed, byte| seed.rotate_left(8) ^ u64::from(byte))
 }
 
 /// Tells the attempt to end once the worker should leave.

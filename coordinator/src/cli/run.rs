@@ -1,6 +1,7 @@
 //! `run`: prepare, serve, launch, drive, finish.
 
 use super::{Exit, LogArgs, PipelineArgs, RunArgs, say};
+use crate::digest::Digests;
 use crate::driver::{Driver, View};
 use crate::finish;
 use crate::grpc::{self, Welcome};
@@ -27,6 +28,8 @@ const PREEMPTIONS: u32 = 50;
 const GOODBYE: Duration = Duration::from_secs(2);
 /// Records to see before the share in quarantine is judged.
 const QUARANTINE_SAMPLE: u64 = 200;
+/// Triplets to see before the share of kept pairs is judged.
+const KEPT_SAMPLE: u64 = 1000;
 
 pub(super) async fn run(args: RunArgs, log: LogArgs) -> Result<(), Exit> {
     let started = Instant::now();
@@ -60,6 +63,13 @@ fn verdict(args: &RunArgs, max_quarantined: f64, summary: &Summary, ending: Endi
                  version, so run it under another name, or raise the limit and go on"
             ),
         }),
+        Ending::Stopped(stop @ Stop::TooFewKept { .. }) => Err(Exit::resumable(format!(
+            "{stop}. Everything committed is kept. Look at the rejected pairs (`explain`, the index), loosen stages.filter or mend the \
+             models or prompts; to go on all the same set run.min_kept=0. {again}"
+        ))),
+        Ending::Stopped(stop @ Stop::StoreFull(_)) => {
+            Err(Exit::resumable(format!("{stop}. Everything committed is kept. Make room (`gc` removes what no manifest names). {again}")))
+        }
         Ending::Stopped(stop @ (Stop::Interrupted | Stop::NoWorkers(_) | Stop::TakenOver(_))) => {
             Err(Exit::resumable(format!("{stop}. Everything committed is kept. {again}")))
         }
@@ -121,7 +131,7 @@ async fn run_spec(
         // Either side of the channel going away ends the server.
         let _ = stopped.await;
     }));
-    let driver = Driver::new(scheduler, inbox, workers, &term, view);
+    let driver = Driver::new(scheduler, inbox, workers, &term, view, Digests::start(&store, &plan));
     let (ending, scheduler, farewell) = driver.run(interrupts(progress)).await;
     let summary = finish::finish(&store, &plan, &corpus, &scheduler, &ending, started.elapsed()).await;
     let summary = summary.map_err(|e| unfinished(&args.pipeline, e))?;
@@ -158,7 +168,8 @@ fn unfinished(args: &PipelineArgs, error: ip2p_pipeline::Error) -> Exit {
 }
 
 fn policy(plan: &Plan) -> Policy {
-    let run = &plan.spec.run;
+    let (run, stages) = (&plan.spec.run, &plan.spec.stages);
+    let samples = f64::from(stages.pairs.samples);
     Policy {
         lease: run.lease,
         attempts: run.retry.attempts,
@@ -167,6 +178,8 @@ fn policy(plan: &Plan) -> Policy {
         backoff_max: run.retry.backoff_max,
         max_quarantined: run.max_quarantined,
         quarantine_sample: QUARANTINE_SAMPLE,
+        min_kept: run.min_kept * f64::from(stages.filter.keep) / samples,
+        kept_sample: KEPT_SAMPLE * u64::from(stages.pairs.samples),
     }
 }
 

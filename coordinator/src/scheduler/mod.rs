@@ -6,6 +6,7 @@
 
 #![deny(clippy::disallowed_methods)]
 
+mod pace;
 mod partition;
 mod stage;
 #[cfg(test)]
@@ -13,10 +14,11 @@ mod tests;
 
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::{Counts, SHARDS_FIGURE};
+use ip2p_pipeline::planted::{self, Defect};
 use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Progress};
 pub use partition::{Lease, PartitionState, Tries};
 pub use stage::{Recovered, StageState};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -40,6 +42,10 @@ pub struct Policy {
     pub max_quarantined: f64,
     /// Records to see before `max_quarantined` is judged, so that one early bad record stops nothing.
     pub quarantine_sample: u64,
+    /// Share of the candidates that must be kept at least, or the run stops.
+    pub min_kept: f64,
+    /// Candidates to see before `min_kept` is judged.
+    pub kept_sample: u64,
 }
 
 /// What happened.
@@ -98,10 +104,38 @@ pub enum Command {
 /// Things worth a line in the log.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Notice {
-    Committed { assignment: Assignment, finished: Finished },
-    Retrying { assignment: Assignment, cause: Cause, message: String, delay: Duration },
-    GaveUp { assignment: Assignment, cause: Cause, message: String },
-    LeaseLost { worker: WorkerName, assignment: Assignment, why: String },
+    Committed {
+        assignment: Assignment,
+        finished: Finished,
+    },
+    Retrying {
+        assignment: Assignment,
+        cause: Cause,
+        message: String,
+        delay: Duration,
+    },
+    GaveUp {
+        assignment: Assignment,
+        cause: Cause,
+        message: String,
+    },
+    LeaseLost {
+        worker: WorkerName,
+        assignment: Assignment,
+        why: String,
+    },
+    /// A second attempt begins beside one that takes too long.
+    Straggling {
+        slow: Lease,
+        assignment: Assignment,
+        worker: WorkerName,
+    },
+    /// An attempt ends because another has committed the partition; `units` of its work are for nothing.
+    Outrun {
+        worker: WorkerName,
+        assignment: Assignment,
+        units: u64,
+    },
 }
 
 /// Why a run stops before its end.
@@ -113,6 +147,10 @@ pub enum Stop {
     BadInput(String),
     /// More records in quarantine than `max_quarantined`.
     TooManyQuarantined { quarantined: u64, of: u64 },
+    /// Fewer pairs pass the filter than `min_kept` asks for.
+    TooFewKept { kept: u64, of: u64 },
+    /// The object store has no room.
+    StoreFull(String),
     /// No worker could be kept alive.
     NoWorkers(String),
     /// Another coordinator holds this newer term of the run.
@@ -127,6 +165,10 @@ impl fmt::Display for Stop {
             Stop::TooManyQuarantined { quarantined, of } => {
                 write!(f, "{quarantined} of {of} records are in quarantine, more than run.max_quarantined allows")
             }
+            Stop::TooFewKept { kept, of } => {
+                write!(f, "{kept} of {of} candidates pass the filter, fewer than run.min_kept asks for")
+            }
+            Stop::StoreFull(message) => write!(f, "the store has no room: {message}"),
             Stop::NoWorkers(why) => write!(f, "no worker is left: {why}"),
             Stop::TakenOver(term) => write!(f, "another coordinator has taken the run over (term {term})"),
         }
@@ -149,8 +191,6 @@ pub enum Ending {
 pub struct Worker {
     pub device: String,
     pub last_beat: Moment,
-    /// It waits for an answer to `WantsWork`.
-    pub wants_work: bool,
     pub holds: Option<Assignment>,
     pub progress: Option<Progress>,
 }
@@ -164,6 +204,10 @@ pub struct Scheduler {
     granted: u32,
     stages: Vec<StageState>,
     workers: BTreeMap<WorkerName, Worker>,
+    /// Workers that wait for an answer to `WantsWork`.
+    idle: BTreeSet<WorkerName>,
+    /// Workers that hold a lease.
+    busy: usize,
     /// A worker asked for work: it had everything that it needs.
     proven: bool,
     stop: Option<Stop>,
@@ -179,6 +223,8 @@ impl Scheduler {
             granted: 0,
             stages: recovered.into_iter().map(StageState::recover).collect(),
             workers: BTreeMap::new(),
+            idle: BTreeSet::new(),
+            busy: 0,
             proven: false,
             stop: None,
             finished: false,
@@ -237,8 +283,8 @@ impl Scheduler {
     fn joined(&mut self, worker: WorkerName, device: String, now: Moment, commands: &mut Vec<Command>) {
         // A restarted process under the same name: whatever it held is gone.
         self.release(&worker, "the worker registered anew", now, commands);
-        let joined = Worker { device, last_beat: now, wants_work: false, holds: None, progress: None };
-        self.workers.insert(worker, joined);
+        self.idle.remove(&worker);
+        self.workers.insert(worker, Worker { device, last_beat: now, holds: None, progress: None });
     }
 
     fn wants_work(&mut self, worker: &WorkerName, now: Moment, commands: &mut Vec<Command>) {
@@ -247,7 +293,7 @@ impl Scheduler {
         self.proven = true;
         if let Some(state) = self.workers.get_mut(worker) {
             state.last_beat = now;
-            state.wants_work = true;
+            self.idle.insert(worker.clone());
         }
     }
 
@@ -280,7 +326,7 @@ impl Scheduler {
         let accepted = match outcome {
             // The manifest exists, so even a fenced-out attempt's success is a fact.
             Ok(finished) if known => {
-                self.commit(assignment, finished, commands);
+                self.commit(assignment, finished, now, commands);
                 true
             }
             Err(failure) if current => {
@@ -292,22 +338,37 @@ impl Scheduler {
         commands.push(Command::Acknowledge { worker: worker.clone(), accepted });
     }
 
-    fn commit(&mut self, assignment: Assignment, finished: Finished, commands: &mut Vec<Command>) {
+    fn commit(&mut self, assignment: Assignment, finished: Finished, now: Moment, commands: &mut Vec<Command>) {
+        let Assignment { partition, epoch, .. } = assignment;
         let number = stage_number(assignment.stage);
         let stage = &mut self.stages[number];
-        let holder = match stage.state(assignment.partition) {
-            PartitionState::Committed => return,
-            PartitionState::Leased { lease, .. } => Some(lease.worker.clone()),
-            PartitionState::Blocked | PartitionState::Ready { .. } | PartitionState::Waiting { .. } | PartitionState::Failed { .. } => None,
-        };
-        stage.commit(assignment.partition, &finished);
-        // Another attempt may still hold it: its next heartbeat ends that lease.
-        if let Some(holder) = holder {
-            self.set_idle(&holder);
+        if *stage.state(partition) == PartitionState::Committed && !planted::has(Defect::CommitCountedTwice) {
+            return;
         }
+        stage.record_pace(partition, epoch, now);
+        let leases = stage.leases(partition);
+        stage.commit(partition, &finished);
         commands.push(Command::Notice(Notice::Committed { assignment, finished }));
-        self.open_after(number, assignment.partition);
+        // Other attempts may still hold it: their next heartbeats end those leases.
+        for other in leases.into_iter().filter(|lease| lease.epoch != epoch) {
+            let units = self.workers.get(&other.worker).and_then(|worker| worker.progress).map_or(0, |progress| progress.units);
+            self.stages[number].waste(units);
+            self.set_idle(&other.worker);
+            let assignment = Assignment { epoch: other.epoch, ..assignment };
+            commands.push(Command::Notice(Notice::Outrun { worker: other.worker, assignment, units }));
+        }
+        self.open_after(number, partition);
         self.judge_quarantine();
+        self.judge_kept();
+    }
+
+    /// Stops the run when nearly nothing passes the filter: a week of drawing would not change that.
+    fn judge_kept(&mut self) {
+        let Some(filter) = self.stages.iter().find(|stage| stage.stage() == Stage::Filter) else { return };
+        let Counts { expected, output, .. } = *filter.counts();
+        if expected >= self.policy.kept_sample && (output as f64) < self.policy.min_kept * expected as f64 {
+            self.stop(Stop::TooFewKept { kept: output, of: expected });
+        }
     }
 
     /// Stops the run when too many records ended in quarantine.
@@ -323,8 +384,10 @@ impl Scheduler {
     }
 
     fn failed(&mut self, assignment: Assignment, failure: Failure, now: Moment, commands: &mut Vec<Command>) {
-        if failure.cause == Cause::BadInput {
-            self.stop(Stop::BadInput(failure.message.clone()));
+        match failure.cause {
+            Cause::BadInput => self.stop(Stop::BadInput(failure.message.clone())),
+            Cause::StoreFull => self.stop(Stop::StoreFull(failure.message.clone())),
+            Cause::Transient | Cause::Preempted | Cause::Resource | Cause::Bug => {}
         }
         let stage = &mut self.stages[stage_number(assignment.stage)];
         commands.push(Command::Notice(stage.fail(assignment, failure, now, &self.policy)));
@@ -339,7 +402,11 @@ impl Scheduler {
     }
 
     fn left(&mut self, worker: &WorkerName, why: &str, now: Moment, commands: &mut Vec<Command>) {
+        if planted::has(Defect::LostLeaseForgotten) {
+            self.set_idle(worker);
+        }
         self.release(worker, why, now, commands);
+        self.idle.remove(worker);
         self.workers.remove(worker);
     }
 
@@ -356,8 +423,8 @@ impl Scheduler {
     /// connection.
     fn expire(&mut self, now: Moment, commands: &mut Vec<Command>) {
         let lease = self.policy.lease;
-        let silent = |w: &Worker| w.last_beat + lease < now && !w.wants_work;
-        let lost: Vec<WorkerName> = self.workers.iter().filter(|(_, w)| silent(w)).map(|(name, _)| name.clone()).collect();
+        let silent = |name: &WorkerName, w: &Worker| w.last_beat + lease < now && !self.idle.contains(name);
+        let lost: Vec<WorkerName> = self.workers.iter().filter(|(name, w)| silent(name, w)).map(|(name, _)| name.clone()).collect();
         for worker in lost {
             self.left(&worker, &format!("no heartbeat for {} s", lease.as_secs_f64()), now, commands);
         }
@@ -365,7 +432,7 @@ impl Scheduler {
 
     fn set_idle(&mut self, worker: &WorkerName) {
         if let Some(state) = self.workers.get_mut(worker) {
-            state.holds = None;
+            self.busy -= usize::from(state.holds.take().is_some());
             state.progress = None;
         }
     }
@@ -375,26 +442,40 @@ impl Scheduler {
         self.stop.get_or_insert(why);
     }
 
-    /// Gives ready partitions to waiting workers, the deepest stage first, so that results appear early.
+    /// Gives ready partitions to waiting workers, the deepest stage first, so that results appear early. When nothing is
+    /// ready, who waits tries again what takes too long elsewhere.
     fn grant(&mut self, now: Moment, commands: &mut Vec<Command>) {
         if let Some(reason) = self.dismissal() {
-            for (name, worker) in self.workers.iter_mut().filter(|(_, w)| w.wants_work) {
-                worker.wants_work = false;
-                commands.push(Command::Dismiss { worker: name.clone(), reason: reason.clone() });
-            }
+            let dismiss = |worker| Command::Dismiss { worker, reason: reason.clone() };
+            commands.extend(std::mem::take(&mut self.idle).into_iter().map(dismiss));
             return;
         }
-        for (name, worker) in self.workers.iter_mut().filter(|(_, w)| w.wants_work && w.holds.is_none()) {
-            let Some(stage) = self.stages.iter_mut().rev().find(|stage| stage.has_ready()) else { return };
+        while let Some(worker) = self.idle.first().cloned() {
+            let term = if planted::has(Defect::EpochWithoutTerm) { 0 } else { self.term };
+            let epoch = u64::from(term) << 32 | u64::from(self.granted + 1);
+            let lease = Lease { worker: worker.clone(), epoch, since: now };
+            let Some(assignment) = self.next_ready(&lease).or_else(|| self.next_straggler(&lease, now, commands)) else { return };
             self.granted += 1;
-            let epoch = u64::from(self.term) << 32 | u64::from(self.granted);
-            let lease = Lease { worker: name.clone(), epoch };
-            let Some(assignment) = stage.lease_next(lease) else { return };
-            worker.wants_work = false;
-            worker.holds = Some(assignment);
-            worker.last_beat = now;
-            commands.push(Command::Grant { worker: name.clone(), assignment });
+            self.busy += 1;
+            self.idle.remove(&worker);
+            if let Some(state) = self.workers.get_mut(&worker) {
+                state.holds = Some(assignment);
+                state.last_beat = now;
+            }
+            commands.push(Command::Grant { worker, assignment });
         }
+    }
+
+    fn next_ready(&mut self, lease: &Lease) -> Option<Assignment> {
+        self.stages.iter_mut().rev().find(|stage| stage.has_ready())?.lease_next(lease.clone())
+    }
+
+    fn next_straggler(&mut self, lease: &Lease, now: Moment, commands: &mut Vec<Command>) -> Option<Assignment> {
+        let (stage, partition) = self.stages.iter_mut().rev().find_map(|stage| stage.straggler(now).map(|partition| (stage, partition)))?;
+        let slow = stage.leases(partition).into_iter().next()?;
+        let assignment = stage.lease_beside(partition, lease.clone())?;
+        commands.push(Command::Notice(Notice::Straggling { slow, assignment, worker: lease.worker.clone() }));
+        Some(assignment)
     }
 
     fn dismissal(&self) -> Option<String> {
@@ -411,8 +492,7 @@ impl Scheduler {
 
     /// Announces the end once, when nothing is held and nothing can become ready.
     fn finish(&mut self, commands: &mut Vec<Command>) {
-        let held = self.workers.values().any(|w| w.holds.is_some());
-        if self.finished || held {
+        if self.finished || self.busy > 0 {
             return;
         }
         let ending = match &self.stop {
@@ -440,7 +520,7 @@ impl Scheduler {
         let Some(next) = rest.first_mut() else { return };
         match next.stage() {
             Stage::Pairs | Stage::Filter => next.unblock(partition),
-            Stage::Index if done.complete() => next.unblock(0),
+            Stage::Index if done.complete() || planted::has(Defect::IndexTooEarly) => next.unblock(0),
             Stage::Shards => next.resize(done.figure(SHARDS_FIGURE) as u32),
             Stage::Index | Stage::Corpus | Stage::Prompts => {}
         }

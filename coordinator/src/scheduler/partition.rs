@@ -9,6 +9,8 @@ use std::time::Duration;
 pub struct Lease {
     pub worker: WorkerName,
     pub epoch: u64,
+    /// When it was granted.
+    pub since: Moment,
 }
 
 /// Attempts that did not end in a commit.
@@ -18,7 +20,7 @@ pub struct Tries {
     pub preemptions: u32,
 }
 
-/// Every state a partition can be in.
+/// Every state a partition can be in. There are millions of them: what is large is boxed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PartitionState {
     /// Its input is not committed yet.
@@ -33,12 +35,14 @@ pub enum PartitionState {
     },
     Leased {
         tries: Tries,
-        lease: Lease,
+        lease: Box<Lease>,
+        /// A second attempt, because the first takes too long. Whichever commits first ends both.
+        rival: Option<Box<Lease>>,
     },
     Committed,
     /// Given up; a later `resume` tries again.
     Failed {
-        message: String,
+        message: Box<str>,
     },
 }
 
@@ -66,5 +70,10 @@ mod tests {
             assert_eq!(d, backoff(failures, 3, 9, min, max));
         }
         assert_ne!(backoff(1, 3, 9, min, max), backoff(1, 4, 9, min, max));
+    }
+
+    #[test]
+    fn a_state_is_small() {
+        assert!(size_of::<PartitionState>() <= 32, "{}", size_of::<PartitionState>());
     }
 }

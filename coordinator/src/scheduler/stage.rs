@@ -1,5 +1,6 @@
 //! The partitions of one stage, and which of them can be given out.
 
+use super::pace::Pace;
 use super::partition::{Lease, PartitionState, Tries, backoff};
 use super::{Moment, Notice, Policy};
 use ip2p_pipeline::layout::Stage;
@@ -27,6 +28,11 @@ pub struct StageState {
     ready: BTreeSet<u32>,
     /// Exactly the partitions in state `Waiting`, by time.
     waiting: BTreeSet<(Moment, u32)>,
+    /// Exactly the partitions that one attempt alone works on, by the time it began.
+    alone: BTreeSet<(Moment, u32)>,
+    pace: Pace,
+    /// Units that attempts made for nothing, because another was first.
+    wasted_units: u64,
     committed: u32,
     sized: bool,
     counts: Counts,
@@ -41,6 +47,9 @@ impl StageState {
             partitions: vec![PartitionState::Blocked; from.partitions as usize],
             ready: BTreeSet::new(),
             waiting: BTreeSet::new(),
+            alone: BTreeSet::new(),
+            pace: Pace::default(),
+            wasted_units: 0,
             committed: 0,
             sized: from.stage != Stage::Shards,
             counts: Counts::default(),
@@ -88,6 +97,15 @@ impl StageState {
         &self.figures
     }
 
+    /// Units that attempts made for nothing, because another was first.
+    pub fn wasted_units(&self) -> u64 {
+        self.wasted_units
+    }
+
+    pub(super) fn waste(&mut self, units: u64) {
+        self.wasted_units += units;
+    }
+
     pub fn state(&self, partition: u32) -> &PartitionState {
         self.partitions.get(partition as usize).unwrap_or(&PartitionState::Blocked)
     }
@@ -119,7 +137,7 @@ impl StageState {
 
     pub(super) fn failures(&self) -> impl Iterator<Item = (Stage, u32, String)> + '_ {
         (0u32..).zip(&self.partitions).filter_map(|(partition, state)| match state {
-            PartitionState::Failed { message } => Some((self.stage, partition, message.clone())),
+            PartitionState::Failed { message } => Some((self.stage, partition, message.to_string())),
             PartitionState::Blocked
             | PartitionState::Ready { .. }
             | PartitionState::Waiting { .. }
@@ -134,14 +152,16 @@ impl StageState {
         match slot {
             PartitionState::Ready { .. } => drop(self.ready.remove(&partition)),
             PartitionState::Waiting { until, .. } => drop(self.waiting.remove(&(*until, partition))),
+            PartitionState::Leased { lease, rival: None, .. } => drop(self.alone.remove(&(lease.since, partition))),
             PartitionState::Committed => self.committed -= 1,
-            PartitionState::Blocked | PartitionState::Leased { .. } | PartitionState::Failed { .. } => {}
+            PartitionState::Blocked | PartitionState::Leased { rival: Some(_), .. } | PartitionState::Failed { .. } => {}
         }
         match &state {
             PartitionState::Ready { .. } => drop(self.ready.insert(partition)),
             PartitionState::Waiting { until, .. } => drop(self.waiting.insert((*until, partition))),
+            PartitionState::Leased { lease, rival: None, .. } => drop(self.alone.insert((lease.since, partition))),
             PartitionState::Committed => self.committed += 1,
-            PartitionState::Blocked | PartitionState::Leased { .. } | PartitionState::Failed { .. } => {}
+            PartitionState::Blocked | PartitionState::Leased { rival: Some(_), .. } | PartitionState::Failed { .. } => {}
         }
         *slot = state;
     }
@@ -181,8 +201,41 @@ impl StageState {
         let partition = *self.ready.first()?;
         let PartitionState::Ready { tries } = *self.state(partition) else { return None };
         let assignment = Assignment { stage: self.stage, partition, epoch: lease.epoch, failures: tries.failures };
-        self.set(partition, PartitionState::Leased { tries, lease });
+        self.set(partition, PartitionState::Leased { tries, lease: Box::new(lease), rival: None });
         Some(assignment)
+    }
+
+    /// The partition whose only attempt has been at work for longest, when that is far longer than others took.
+    pub(super) fn straggler(&self, now: Moment) -> Option<u32> {
+        let &(since, partition) = self.alone.first()?;
+        self.pace.slow().is_some_and(|slow| now.saturating_sub(since) > slow).then_some(partition)
+    }
+
+    /// Lets a second attempt begin beside the first.
+    pub(super) fn lease_beside(&mut self, partition: u32, second: Lease) -> Option<Assignment> {
+        let PartitionState::Leased { tries, lease, rival: None } = self.state(partition).clone() else { return None };
+        let assignment = Assignment { stage: self.stage, partition, epoch: second.epoch, failures: tries.failures };
+        self.set(partition, PartitionState::Leased { tries, lease, rival: Some(Box::new(second)) });
+        Some(assignment)
+    }
+
+    /// The attempts at work on a partition.
+    pub(super) fn leases(&self, partition: u32) -> Vec<Lease> {
+        match self.state(partition) {
+            PartitionState::Leased { lease, rival, .. } => std::iter::once(lease).chain(rival).map(|lease| (**lease).clone()).collect(),
+            PartitionState::Blocked
+            | PartitionState::Ready { .. }
+            | PartitionState::Waiting { .. }
+            | PartitionState::Committed
+            | PartitionState::Failed { .. } => Vec::new(),
+        }
+    }
+
+    /// Remembers how long the attempt of `epoch` took until now.
+    pub(super) fn record_pace(&mut self, partition: u32, epoch: u64, now: Moment) {
+        if let Some(lease) = self.leases(partition).into_iter().find(|lease| lease.epoch == epoch) {
+            self.pace.record(now.saturating_sub(lease.since));
+        }
     }
 
     pub(super) fn commit(&mut self, partition: u32, finished: &Finished) {
@@ -197,25 +250,39 @@ impl StageState {
     /// Ends an attempt without a commit: retry later, or give the partition up.
     pub(super) fn fail(&mut self, assignment: Assignment, failure: Failure, now: Moment, policy: &Policy) -> Notice {
         let Assignment { partition, epoch, .. } = assignment;
-        let mut tries = match self.state(partition) {
-            PartitionState::Leased { tries, .. } | PartitionState::Ready { tries } | PartitionState::Waiting { tries, .. } => *tries,
-            PartitionState::Blocked | PartitionState::Committed | PartitionState::Failed { .. } => Tries::default(),
+        let (mut tries, other) = match self.state(partition).clone() {
+            PartitionState::Leased { tries, lease, rival } => {
+                let other = std::iter::once(lease).chain(rival).find(|lease| lease.epoch != epoch);
+                (tries, other)
+            }
+            PartitionState::Ready { tries } | PartitionState::Waiting { tries, .. } => (tries, None),
+            PartitionState::Blocked | PartitionState::Committed | PartitionState::Failed { .. } => (Tries::default(), None),
         };
         let Failure { cause, message } = failure;
-        let preempted = cause == Cause::Preempted;
-        let (count, cap) = if preempted { (&mut tries.preemptions, policy.preemptions) } else { (&mut tries.failures, policy.attempts) };
+        // A store without room, like a preemption, says nothing against the partition.
+        let sound = matches!(cause, Cause::Preempted | Cause::StoreFull);
+        let (count, cap) = if sound { (&mut tries.preemptions, policy.preemptions) } else { (&mut tries.failures, policy.attempts) };
         *count += 1;
-        if *count >= cap || cause == Cause::BadInput {
-            self.set(partition, PartitionState::Failed { message: message.clone() });
+        let spent = *count >= cap;
+        let retrying = |delay| Notice::Retrying { assignment, cause, message: message.clone(), delay };
+        // Whatever happened to this attempt, the other may still commit.
+        if let Some(mut lease) = other {
+            // Its clock starts anew, or rivals that fail at once would follow each other without a pause.
+            lease.since = now;
+            self.set(partition, PartitionState::Leased { tries, lease, rival: None });
+            return retrying(Moment::ZERO);
+        }
+        if spent || cause == Cause::BadInput {
+            self.set(partition, PartitionState::Failed { message: message.as_str().into() });
             return Notice::GaveUp { assignment, cause, message };
         }
-        // A preempted partition is sound: another worker may take it at once.
-        if preempted {
+        // Another worker may take a sound partition at once.
+        if sound {
             self.set(partition, PartitionState::Ready { tries });
-            return Notice::Retrying { assignment, cause, message, delay: Moment::ZERO };
+            return retrying(Moment::ZERO);
         }
         let delay = backoff(tries.failures, partition, epoch, policy.backoff_min, policy.backoff_max);
         self.set(partition, PartitionState::Waiting { tries, until: now + delay });
-        Notice::Retrying { assignment, cause, message, delay }
+        retrying(delay)
     }
 }

@@ -13,6 +13,8 @@ fn policy() -> Policy {
         backoff_max: Duration::from_secs(60),
         max_quarantined: 0.01,
         quarantine_sample: 100,
+        min_kept: 0.0,
+        kept_sample: 0,
     }
 }
 
@@ -226,6 +228,89 @@ fn too_many_quarantined_records_stop_the_run() {
     assert!(commands.contains(&Command::Finish(Ending::Stopped(Stop::TooManyQuarantined { quarantined: 10, of: 200 }))));
 }
 
+/// Three partitions of `prompts` were done in a second each; "slow" holds the fourth, and "idle" has nothing to do.
+fn with_a_straggler() -> (Scheduler, Assignment) {
+    let mut recovered = fresh(4);
+    for stage in &mut recovered[1..] {
+        stage.partitions = 0;
+    }
+    let mut s = Scheduler::new(policy(), 1, recovered);
+    for at in 0..3 {
+        let a = granted(&join(&mut s, "idle", secs(at))).unwrap();
+        let _ = report(&mut s, "idle", a, Ok(finished(a.stage)), secs(at + 1));
+    }
+    let slow = granted(&join(&mut s, "slow", secs(3))).unwrap();
+    assert_eq!(granted(&join(&mut s, "idle", secs(4))), None);
+    (s, slow)
+}
+
+fn beat(s: &mut Scheduler, worker: &str, assignment: Assignment, units: u64, now: Moment) -> bool {
+    let progress = Some(Progress { assignment, done: 0, total: 1, units, kept: 0 });
+    let commands = s.step(Event::Beat { worker: worker.to_string(), progress }, now);
+    commands.iter().any(|c| matches!(c, Command::Continue { keep_lease: true, .. }))
+}
+
+#[test]
+fn an_idle_worker_tries_what_takes_too_long_and_the_first_commit_wins() {
+    for winner in ["slow", "idle"] {
+        let (mut s, slow) = with_a_straggler();
+        assert!(beat(&mut s, "slow", slow, 7, secs(5)));
+        assert_eq!(granted(&s.step(Event::Tick, secs(6))), None, "three times the usual second is not over");
+        let second = granted(&s.step(Event::Tick, secs(7))).unwrap();
+        assert!((second.stage, second.partition) == (slow.stage, slow.partition) && second.epoch > slow.epoch);
+        assert!(beat(&mut s, "slow", slow, 8, secs(8)) && beat(&mut s, "idle", second, 5, secs(8)), "both may go on");
+        assert_eq!(granted(&join(&mut s, "third", secs(20))), None, "two are enough");
+        let (wins, loser, loses, wasted) = if winner == "slow" { (slow, "idle", second, 5) } else { (second, "slow", slow, 8) };
+        let commands = report(&mut s, winner, wins, Ok(finished(wins.stage)), secs(21));
+        let outrun = Notice::Outrun { worker: loser.to_string(), assignment: loses, units: wasted };
+        assert!(commands.contains(&Command::Notice(outrun)), "{commands:?}");
+        assert!(!beat(&mut s, loser, loses, 9, secs(22)), "the loser's lease is over");
+        let _ = report(&mut s, loser, loses, Ok(finished(loses.stage)), secs(23));
+        assert_eq!((s.stages()[0].counts().expected, s.stages()[0].wasted_units()), (40, wasted), "counted once");
+    }
+}
+
+#[test]
+fn when_one_of_two_attempts_fails_the_other_goes_on() {
+    let (mut s, slow) = with_a_straggler();
+    let second = granted(&s.step(Event::Tick, secs(7))).unwrap();
+    let commands = report(&mut s, "idle", second, failure(Cause::Bug), secs(8));
+    assert!(commands.iter().any(|c| matches!(c, Command::Notice(Notice::Retrying { .. }))));
+    assert!(beat(&mut s, "slow", slow, 0, secs(9)));
+    assert_eq!(granted(&s.step(Event::WantsWork { worker: "idle".to_string() }, secs(9))), None, "not again at once");
+    let third = granted(&s.step(Event::Tick, secs(12))).unwrap();
+    let _ = s.step(Event::Left { worker: "slow".to_string(), why: "killed".to_string() }, secs(12));
+    let _ = report(&mut s, "idle", third, Ok(finished(third.stage)), secs(13));
+    assert!(s.stages()[0].complete());
+}
+
+#[test]
+fn a_run_that_keeps_next_to_nothing_stops() {
+    let policy = Policy { min_kept: 0.01, kept_sample: 1000, ..policy() };
+    for (output, stops) in [(9, true), (10, false)] {
+        let mut recovered = fresh(2);
+        for stage in &mut recovered[..2] {
+            stage.committed = vec![(0, finished(stage.stage)), (1, finished(stage.stage))];
+        }
+        let mut s = Scheduler::new(policy.clone(), 1, recovered);
+        let a = granted(&join(&mut s, "w", secs(0))).unwrap();
+        assert_eq!(a.stage, Stage::Filter);
+        let counts = Counts { expected: 1000, output, ..Counts::default() };
+        let commands = report(&mut s, "w", a, Ok(Finished { counts, ..finished(a.stage) }), secs(1));
+        let stop = Command::Finish(Ending::Stopped(Stop::TooFewKept { kept: 9, of: 1000 }));
+        assert_eq!(commands.contains(&stop), stops, "{output}");
+    }
+}
+
+#[test]
+fn a_full_store_stops_the_run_and_gives_no_partition_up() {
+    let mut s = Scheduler::new(Policy { attempts: 1, ..policy() }, 1, fresh(1));
+    let a = granted(&join(&mut s, "w", secs(0))).unwrap();
+    let commands = report(&mut s, "w", a, failure(Cause::StoreFull), secs(0));
+    assert!(commands.contains(&Command::Finish(Ending::Stopped(Stop::StoreFull("broken".to_string())))));
+    assert_eq!(s.stages()[0].failures().count(), 0);
+}
+
 #[test]
 fn a_recovered_run_goes_on_where_it_was() {
     let mut recovered = fresh(2);
@@ -287,9 +372,18 @@ impl World {
                 Command::Dismiss { .. } | Command::Continue { .. } | Command::Acknowledge { .. } | Command::Notice(_) => {}
             }
         }
-        let leased: Vec<_> = self.s.workers().values().filter_map(|w| w.holds).collect();
-        let distinct: BTreeSet<_> = leased.iter().map(|a| (a.stage, a.partition)).collect();
-        assert_eq!(leased.len(), distinct.len(), "one partition is leased twice");
+        let mut leased: BTreeMap<(Stage, u32), Vec<u64>> = BTreeMap::new();
+        for a in self.s.workers().values().filter_map(|w| w.holds) {
+            leased.entry((a.stage, a.partition)).or_default().push(a.epoch);
+        }
+        for ((stage, partition), mut epochs) in leased {
+            let state = &self.s.stages()[stage_number(stage)];
+            let mut held: Vec<u64> = state.leases(partition).iter().map(|lease| lease.epoch).collect();
+            epochs.sort_unstable();
+            held.sort_unstable();
+            assert_eq!(epochs, held, "what workers hold and what the partition says differ");
+            assert!(epochs.len() <= 2, "one partition is leased three times");
+        }
     }
 
     fn report(&mut self, worker: u8, outcome: Result<Finished, Failure>) {

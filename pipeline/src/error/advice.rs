@@ -65,6 +65,17 @@ impl Cloud {
     }
 }
 
+/// Words of stores that have no room: S3 compatibles and Azure; the local file system says it by the error's kind.
+const FULL: [&str; 5] = ["QuotaExceeded", "InsufficientStorage", "507 Insufficient", "StorageFull", "No space left"];
+
+/// True when the store refuses data because a disk or a quota is full.
+pub fn says_full(error: &object_store::Error) -> bool {
+    let text = error.to_string();
+    let full = |kind: ErrorKind| matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+    FULL.iter().any(|words| text.contains(words))
+        || causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|file| full(file.kind()))
+}
+
 /// An error and what caused it.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())

@@ -216,6 +216,8 @@ fn run(s: &mut Section) -> Option<Run> {
     let device = s.default("device", "auto", choice(DEVICES), "Where the models run; auto is a GPU if there is one.");
     let retry = s.section("retry", "What happens after a failed partition.", retry);
     let max_quarantined = s.default("max_quarantined", "1%", share(), "Share of records that may fail before the run stops.");
+    let doc = "Share of the pairs that could be kept (`keep` per triplet) below which the run stops, once 1000 triplets are judged.";
+    let min_kept = s.default("min_kept", "1%", share(), doc);
     let lease =
         s.default("lease", "30s", duration("1s", "1h"), "How long a worker may be silent before its partition is given to another.");
     let chunk =
@@ -228,6 +230,7 @@ fn run(s: &mut Section) -> Option<Run> {
         device: device?,
         retry: retry?,
         max_quarantined: max_quarantined?,
+        min_kept: min_kept?,
         lease: lease?,
         chunk: chunk?,
         listen: listen?,

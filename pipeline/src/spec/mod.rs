@@ -268,6 +268,8 @@ pub struct Run {
     pub retry: Retry,
     /// Share of records in quarantine above which the run stops, in [0, 1].
     pub max_quarantined: f64,
+    /// Least share of the pairs that could be kept (`keep` per triplet), in [0, 1]; below it the run stops.
+    pub min_kept: f64,
     /// How long a worker may be silent before its lease ends.
     #[serde(with = "seconds")]
     pub lease: Duration,

@@ -6,12 +6,12 @@
 use super::bundle::ImageBundle;
 use super::patience::{Draws, draw_patiently};
 use super::pool::{Encoded, Pool};
-use super::{Env, Work, input, latents, role, rows};
+use super::{Env, input, latents, role, rows};
 use crate::control::Control;
 use crate::draw::{self, Drawer, batch_of, batches, candidates};
 use crate::failure::{Result, domain, failure};
 use crate::loaded::Models;
-use crate::run_partition::{ChunkData, ChunkPlace};
+use crate::run_partition::{ChunkData, ChunkPlace, Work};
 use async_trait::async_trait;
 use candle_core::Tensor;
 use ip2p_pipeline::commit;

@@ -1,10 +1,10 @@
 //! `index`: every verdict of every partition in one Parquet table, and the kept pairs in another for the shards.
 
 use super::local::{Local, described};
-use super::{Env, Work, input, role};
+use super::{Env, input, role};
 use crate::control::Control;
 use crate::failure::{Result, domain, failure};
-use crate::run_partition::{ChunkData, ChunkPlace};
+use crate::run_partition::{ChunkData, ChunkPlace, Work};
 use async_trait::async_trait;
 use ip2p_pipeline::commit;
 use ip2p_pipeline::formats::Measured;

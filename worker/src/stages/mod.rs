@@ -19,16 +19,18 @@ pub use kept::KeptCache;
 use crate::control::Control;
 use crate::device::Device;
 use crate::failure::{Result, domain, failure};
-use crate::run_partition::{ChunkData, ChunkPlace};
+use crate::run_partition::{Stages, Work, run_partition};
+use crate::session::Attempts;
 use async_trait::async_trait;
 use ip2p_pipeline::commit;
-use ip2p_pipeline::layout::Stage;
+use ip2p_pipeline::layout::{Stage, StageDir};
 use ip2p_pipeline::manifest::{ChunkManifest, PartitionManifest, role};
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::store::Store;
 use ip2p_pipeline::tables::Table;
-use ip2p_pipeline::task::{Assignment, Cause};
+use ip2p_pipeline::task::{Assignment, Cause, Finished};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What every stage works with.
 #[derive(Clone)]
@@ -40,35 +42,46 @@ pub struct Env {
     pub kept: Arc<KeptCache>,
 }
 
-/// A stage at work on one partition.
 #[async_trait]
-pub trait Work: Send {
-    /// Input records of the partition.
-    fn records(&self) -> u64;
+impl Stages for Env {
+    fn store(&self) -> &Store {
+        &self.store
+    }
 
-    /// Processes at least one record from `start` on; returns one past the last. A step should take seconds.
-    async fn step(&mut self, start: u64, control: &Arc<Control>) -> Result<u64>;
+    fn dir(&self, stage: Stage) -> StageDir {
+        self.plan.dir(stage)
+    }
 
-    /// Hands over what the steps since the last call have made.
-    async fn take_chunk(&mut self, place: &ChunkPlace) -> Result<ChunkData>;
+    fn chunk(&self) -> Duration {
+        self.plan.spec.run.chunk
+    }
+
+    async fn open(&self, assignment: Assignment) -> Result<Box<dyn Work>> {
+        let partition = assignment.partition;
+        Ok(match assignment.stage {
+            Stage::Prompts => Box::new(prompts::open(self, partition).await?),
+            Stage::Pairs => Box::new(pairs::open(self, assignment).await?),
+            Stage::Filter => Box::new(filter::open(self, assignment).await?),
+            Stage::Index => Box::new(index::open(self).await?),
+            Stage::Shards => Box::new(shards::open(self, partition).await?),
+            Stage::Corpus => return Err(failure(Cause::Bug, "the corpus is not a stage that workers run")),
+        })
+    }
+
+    async fn restore(&self, partition: u32, chunks: &[ChunkManifest], control: &Arc<Control>) -> Result<()> {
+        shards::restore(self, partition, chunks, control).await
+    }
 }
 
-/// Opens the partition's input.
-pub async fn open(env: &Env, assignment: Assignment) -> Result<Box<dyn Work>> {
-    let partition = assignment.partition;
-    Ok(match assignment.stage {
-        Stage::Prompts => Box::new(prompts::open(env, partition).await?),
-        Stage::Pairs => Box::new(pairs::open(env, assignment).await?),
-        Stage::Filter => Box::new(filter::open(env, assignment).await?),
-        Stage::Index => Box::new(index::open(env).await?),
-        Stage::Shards => Box::new(shards::open(env, partition).await?),
-        Stage::Corpus => return Err(failure(Cause::Bug, "the corpus is not a stage that workers run")),
-    })
-}
+#[async_trait]
+impl Attempts for Env {
+    async fn run(&self, assignment: Assignment, worker: &str, control: &Arc<Control>) -> Result<Finished> {
+        run_partition(self, assignment, worker, control).await
+    }
 
-/// Writes the files of a committed partition of `shards` again; no other stage has objects that can be written twice.
-pub async fn restore(env: &Env, partition: u32, chunks: &[ChunkManifest], control: &Arc<Control>) -> Result<()> {
-    shards::restore(env, partition, chunks, control).await
+    fn broken(&self) -> Option<String> {
+        self.device.broken().map(str::to_string)
+    }
 }
 
 /// The manifest of a partition that must be committed before this stage starts.

@@ -5,12 +5,12 @@
 use super::bundle::ImageBundle;
 use super::patience::{Draws, draw_patiently};
 use super::pool::{Encoded, Pool, all_failed};
-use super::{Env, Work, input, role, rows};
+use super::{Env, input, role, rows};
 use crate::control::Control;
 use crate::draw::{self, Drawer, batches, candidates};
 use crate::failure::{Result, domain};
 use crate::loaded::Models;
-use crate::run_partition::{ChunkData, ChunkPlace};
+use crate::run_partition::{ChunkData, ChunkPlace, Work};
 use async_trait::async_trait;
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::Counts;

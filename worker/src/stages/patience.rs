@@ -26,7 +26,7 @@ pub(super) type Verdict<T> = Result<T, String>;
 
 /// Draws one record. `failures` counts the failed attempts at its partition.
 pub(super) async fn draw_patiently<D: Draws>(draws: &D, record: u64, failures: u32) -> Result<Verdict<D::Drawn>> {
-    let defect = |f: &Failure| f.cause == Cause::Bug && failures > 0;
+    let defect = |f: &Failure| matches!(f.cause, Cause::Bug | Cause::Resource) && failures > 0;
     match draw(draws, record).await {
         Err(f) if defect(&f) => {}
         first => return first.map(Ok),
@@ -97,7 +97,7 @@ mod tests {
         }
 
         async fn draw_reference(&self) -> Result<()> {
-            if self.reference_fails { Err(failure(Cause::Bug, "all is black")) } else { Ok(()) }
+            if self.reference_fails || self.reload_fails { Err(failure(Cause::Bug, "all is black")) } else { Ok(()) }
         }
 
         async fn refresh(&self) -> Result<()> {
@@ -149,11 +149,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn memory_and_other_causes_never_quarantine() {
-        for (cause, refreshed) in [(Cause::Resource, 1), (Cause::Transient, 0), (Cause::Preempted, 0), (Cause::BadInput, 0)] {
+    async fn lack_of_memory_is_the_records_fault_only_where_the_reference_fits() {
+        for reference_fails in [false, true] {
+            let sick = Sick { reference_fails, ..Sick::with(&[(0, ALWAYS, Cause::Resource)]) };
+            assert_eq!(sick.draw(0, 0).await.unwrap_err().cause, Cause::Resource, "the first failure ends the attempt");
+            match sick.draw(0, 1).await {
+                Ok(verdict) => assert!(!reference_fails && verdict == broken(0)),
+                Err(f) => assert!(reference_fails && f.cause == Cause::Resource),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn other_causes_never_quarantine() {
+        for cause in [Cause::Transient, Cause::Preempted, Cause::BadInput, Cause::StoreFull] {
             let sick = Sick::with(&[(0, ALWAYS, cause)]);
             assert_eq!(sick.draw(0, 3).await.unwrap_err().cause, cause);
-            assert_eq!(*sick.refreshed.lock().unwrap(), refreshed, "{cause:?}");
+            assert_eq!(*sick.refreshed.lock().unwrap(), 0, "{cause:?}");
         }
     }
 
@@ -161,6 +173,6 @@ mod tests {
     async fn a_device_that_cannot_load_its_models_judges_no_record() {
         let sick = Sick { reload_fails: true, ..Sick::with(&[(0, ALWAYS, Cause::Bug)]) };
         let f = sick.draw(0, 1).await.unwrap_err();
-        assert_eq!((f.cause, f.message.as_str()), (Cause::Resource, "the device is gone"));
+        assert_eq!(f.cause, Cause::Resource);
     }
 }

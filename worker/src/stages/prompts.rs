@@ -1,10 +1,10 @@
 //! `prompts`: caption -> triplets. Every completion asked for ends as a triplet, rejected or quarantined.
 
-use super::{Env, Work, role};
+use super::{Env, role};
 use crate::control::Control;
 use crate::failure::{Result, domain, failure};
 use crate::prompts::{self, BackendError, CaptionOutcome, Generator, LocalBackend, OpenAiBackend, Usage};
-use crate::run_partition::{ChunkData, ChunkPlace};
+use crate::run_partition::{ChunkData, ChunkPlace, Work};
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use ip2p_pipeline::corpus;

@@ -3,10 +3,10 @@
 
 use super::kept::Kept;
 use super::local::{Local, described};
-use super::{Env, Work, role};
+use super::{Env, role};
 use crate::control::Control;
 use crate::failure::{Result, domain, failure};
-use crate::run_partition::{ChunkData, ChunkPlace};
+use crate::run_partition::{ChunkData, ChunkPlace, Work};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};

@@ -16,7 +16,7 @@ fn defaults_are_the_originals() {
     assert_eq!((prompts.temperature, prompts.max_tokens, prompts.frequency_penalty, prompts.attempts), (0.7, 256, 0.1, 4));
     assert_eq!(prompts.backend, PromptBackend::Local);
     assert_eq!(spec.run.retry.backoff_max, Duration::from_secs(60));
-    assert_eq!(spec.run.max_quarantined, 0.01);
+    assert_eq!((spec.run.max_quarantined, spec.run.min_kept), (0.01, 0.01));
     assert_eq!(spec.stages.shards.shard_bytes, 500_000_000);
 }
 
@@ -44,7 +44,7 @@ stages:
   filter: { clip_text: -1, clip_direction: 0, clip_image: 1, keep: 9 }
   index: {}
   shards: { formats: [original], split: { train: 1, val: 0, test: 0 }, shard_bytes: 64MiB, columns: diffusers }
-run: { launcher: external, workers: 3, threads: 2, device: cuda, retry: { attempts: 9, backoff: 500ms..2m }, max_quarantined: 0.5%, lease: 5s, chunk: 2m, listen: "0.0.0.0:7070" }
+run: { launcher: external, workers: 3, threads: 2, device: cuda, retry: { attempts: 9, backoff: 500ms..2m }, max_quarantined: 0.5%, min_kept: 2%, lease: 5s, chunk: 2m, listen: "0.0.0.0:7070" }
 "#;
     let spec = parse(text).unwrap();
     assert_eq!((spec.name.as_str(), spec.seed, spec.store.as_str()), ("all-keys_1.0", u64::MAX, "s3://bucket/prefix"));
@@ -105,6 +105,7 @@ run: { launcher: external, workers: 3, threads: 2, device: cuda, retry: { attemp
         device: Device::Cuda,
         retry: Retry { attempts: 9, backoff_min: Duration::from_millis(500), backoff_max: Duration::from_secs(120) },
         max_quarantined: 0.005,
+        min_kept: 0.02,
         lease: Duration::from_secs(5),
         chunk: Duration::from_secs(120),
         listen: "0.0.0.0:7070".to_string(),

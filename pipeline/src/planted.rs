@@ -1,0 +1,73 @@
+//! Defects that can be planted where a guarantee hangs on one line, to show that the simulation finds them.
+//!
+//! Without the feature `planted`, which only the tests enable, nothing of this is compiled in: [`has`] is `false`.
+
+/// One mutation of the code. Each is the kind of slip that a review overlooks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Defect {
+    /// `AlreadyExists` is taken for our own commit without reading back.
+    ReadBackOff,
+    /// A manifest is committed although the write of its data failed.
+    WriteErrorIgnored,
+    /// Data objects of all attempts at a partition have the same names.
+    KeysWithoutEpoch,
+    /// After another attempt's chunk won, our own is put into the partition's manifest.
+    OwnChunkDespiteTheirs,
+    /// A worker that is asked to leave commits the partition as it is.
+    PartialPartition,
+    /// A failed commit of the partition is reported as a success.
+    SuccessWithoutManifest,
+    /// Epochs start again with every coordinator.
+    EpochWithoutTerm,
+    /// Two coordinators may have the same term.
+    SharedTerm,
+    /// What a lost worker held is not given out again.
+    LostLeaseForgotten,
+    /// A commit that is reported twice is counted twice.
+    CommitCountedTwice,
+    /// `index` starts before all of `filter` is committed.
+    IndexTooEarly,
+    /// A chunk may start where no chunk has ended.
+    ChainWithGap,
+}
+
+impl Defect {
+    pub const ALL: [Defect; 12] = [
+        Defect::ReadBackOff,
+        Defect::WriteErrorIgnored,
+        Defect::KeysWithoutEpoch,
+        Defect::OwnChunkDespiteTheirs,
+        Defect::PartialPartition,
+        Defect::SuccessWithoutManifest,
+        Defect::EpochWithoutTerm,
+        Defect::SharedTerm,
+        Defect::LostLeaseForgotten,
+        Defect::CommitCountedTwice,
+        Defect::IndexTooEarly,
+        Defect::ChainWithGap,
+    ];
+}
+
+#[cfg(feature = "planted")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Defect>> = const { std::cell::Cell::new(None) };
+}
+
+/// Plants a defect on this thread until the next call; `None` removes it.
+#[cfg(feature = "planted")]
+pub fn plant(defect: Option<Defect>) {
+    PLANTED.set(defect);
+}
+
+/// True when `defect` is planted on this thread.
+#[cfg(feature = "planted")]
+pub fn has(defect: Defect) -> bool {
+    PLANTED.get() == Some(defect)
+}
+
+/// False: this program was built without defects.
+#[cfg(not(feature = "planted"))]
+#[inline(always)]
+pub const fn has(_: Defect) -> bool {
+    false
+}

@@ -1,0 +1,100 @@
+//! The network between workers and the coordinator: slow, and it loses requests and answers.
+
+use super::process::Process;
+use async_trait::async_trait;
+use ip2p_coordinator::grpc::{HeartbeatAnswer, LeaseAnswer, Registered, Request};
+use ip2p_pipeline::task::{Assignment, Failure, Finished, Progress};
+use ip2p_worker::link::{Answer, Link, Pulse, Unanswered, Welcome};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// Where the coordinator is at the moment.
+#[derive(Clone, Default)]
+pub struct Address(Arc<Mutex<Option<mpsc::Sender<Request>>>>);
+
+impl Address {
+    pub fn set(&self, coordinator: Option<mpsc::Sender<Request>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = coordinator;
+    }
+
+    fn get(&self) -> Option<mpsc::Sender<Request>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// A worker's connection.
+pub struct BadLink {
+    pub process: Process,
+    pub address: Address,
+    pub lease: Duration,
+}
+
+fn silent(why: &str) -> Unanswered {
+    Unanswered::Silent(why.to_string())
+}
+
+impl BadLink {
+    async fn ask<A>(&self, request: impl FnOnce(oneshot::Sender<A>) -> Request + Send) -> Result<A, Unanswered> {
+        self.process.awake().await;
+        let world = &self.process.world;
+        let (lost, unanswered) = (world.fault(30), world.fault(30));
+        tokio::time::sleep(world.chance.millis(1..30)).await;
+        let coordinator = self.address.get().filter(|_| !lost).ok_or_else(|| silent("no route"))?;
+        let (reply, answer) = oneshot::channel();
+        coordinator.send(request(reply)).await.map_err(|_| silent("connection refused"))?;
+        let answer = answer.await.map_err(|_| silent("connection closed"))?;
+        tokio::time::sleep(world.chance.millis(1..30)).await;
+        self.process.awake().await;
+        if unanswered { Err(silent("connection reset")) } else { Ok(answer) }
+    }
+}
+
+#[async_trait]
+impl Link for BadLink {
+    fn place(&self) -> &str {
+        "simulated"
+    }
+
+    async fn register(&self, name: &str) -> Result<Welcome, Unanswered> {
+        let (worker, device) = (name.to_string(), "simulated".to_string());
+        let Registered { worker, open_stages } = self.ask(|reply| Request::Register { worker, device, reply }).await?;
+        let plan = (*self.process.world.plan).clone();
+        Ok(Welcome { worker, plan, store_url: "memory:///".to_string(), lease: self.lease, open_stages })
+    }
+
+    async fn lease(&self, worker: &str) -> Result<Answer, Unanswered> {
+        let world = self.process.world.clone();
+        let worker = worker.to_string();
+        match self.ask(|reply| Request::Lease { worker, reply }).await? {
+            LeaseAnswer::Work(assignment) => {
+                world.granted(assignment);
+                self.process.note(|| format!("got {} {} epoch {:x}", assignment.stage, assignment.partition, assignment.epoch));
+                Ok(Answer::Work(assignment))
+            }
+            LeaseAnswer::Leave(why) => Ok(Answer::Leave(why)),
+            LeaseAnswer::Unknown => Err(Unanswered::Unknown),
+        }
+    }
+
+    async fn heartbeat(&self, worker: &str, progress: Option<Progress>, timeout: Duration) -> Result<Pulse, Unanswered> {
+        let worker = worker.to_string();
+        let answer = self.ask(|reply| Request::Heartbeat { worker, progress, reply });
+        let HeartbeatAnswer { keep_lease, drain } = tokio::time::timeout(timeout, answer).await.map_err(|_| silent("timed out"))??;
+        Ok(Pulse { keep_lease, drain })
+    }
+
+    async fn report(&self, worker: &str, assignment: Assignment, outcome: Result<Finished, Failure>) -> Result<(), Unanswered> {
+        match &outcome {
+            Ok(_) => self.process.world.reported_done(assignment),
+            Err(f) => self.process.note(|| format!("failed {} {}: {}", assignment.stage, assignment.partition, f.message)),
+        }
+        let worker = worker.to_string();
+        self.ask(|reply| Request::Report { worker, assignment, outcome, reply }).await.map(drop)
+    }
+
+    async fn unfit(&self, worker: &str, failure: Failure) -> Result<(), Unanswered> {
+        let worker = worker.to_string();
+        self.ask(|reply| Request::Unfit { worker, failure, reply }).await
+    }
+}
