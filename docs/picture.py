@@ -1,6 +1,6 @@
 """Draws docs/quickstart.png from a dataset in the original layout: python docs/picture.py DATASET/original docs/quickstart.png
 
-Takes the best pair by direction similarity of each of the first triplets with different instructions. Needs Pillow.
+Shows the pairs of the largest direction similarity, one of each instruction. Needs Pillow.
 """
 
 import json
@@ -13,7 +13,7 @@ COLUMNS, ROWS, SIDE, GAP, TEXT = 4, 3, 128, 12, 26
 
 
 def best_pairs(root):
-    """(before, after, instruction) of one pair a triplet, the strongest changes first, no instruction twice."""
+    """((before, after), instruction) of one pair a triplet, the strongest changes first, no instruction twice."""
     found = {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         edit = json.loads((folder / "prompt.json").read_text())["edit"]

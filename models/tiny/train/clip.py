@@ -7,10 +7,7 @@ in the direction of the change of the caption.  In some pairs something strays t
 the edit does not name; their changes have to point elsewhere.  With --drawn half of
 the pairs are those that the UNet drew (drawn.py), labelled by what the oracle reads.
 """
-import argparse
-import copy
 import os
-import time
 
 import numpy as np
 import torch
@@ -18,6 +15,7 @@ import torch.nn.functional as F
 from transformers import CLIPConfig, CLIPModel
 
 import cliptok
+import loop
 import world
 
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
@@ -111,80 +109,65 @@ def losses(model, x, ids, have, marks, kinds, good):
     return nce, level, direction, own, right, cos
 
 
+def pooled(files):
+    """The columns of all files of drawn.py in one, or None without files."""
+    parts = [torch.load(f, weights_only=False) for f in files]
+    return {k: sum((p[k] for p in parts), []) if k == "caps" else np.concatenate([p[k] for p in parts])
+            for k in parts[0]} if parts else None
+
+
+def blurred(rng, pix):
+    """Rendered pictures as drawn ones look: half of the batches at half the resolution, all a little noisy."""
+    x = torch.from_numpy(pix).permute(0, 3, 1, 2).float() / 255
+    if rng.random() < 0.5:
+        x = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear")
+    return (x + 0.02 * torch.randn(len(x), 3, 1, 1) + 0.02 * torch.randn_like(x)).clamp(0, 1)
+
+
+def put_drawn(rng, drawn, n, x, caps, have, marks, kinds, good):
+    """Drawn pairs in the place of the first n."""
+    j = rng.integers(len(drawn["kinds"]), size=n)
+    x[:2 * n] = torch.from_numpy(drawn["pix"][j]).flatten(0, 1).permute(0, 3, 1, 2).float() / 255
+    have[:2 * n] = drawn["have"][j].reshape(2 * n, 5)
+    marks[:2 * n] = drawn["marks"][j].reshape(2 * n, 5)
+    kinds[:n] = drawn["kinds"][j]
+    good[:n] = drawn["right"][j]
+    caps[:2 * n] = [c for i in j for c in drawn["caps"][i]]
+
+
+def agreeing(a, model, tok, drawn, rng):
+    """The loss of one batch after the other: how well pictures and captions, and their changes, find each other."""
+    def draw_loss():
+        scenes, caps, marks, kinds, pix, good = pairs(rng, a.pairs)
+        have = np.array([attributes(s) for s in scenes])
+        x = blurred(rng, pix)
+        if drawn is not None:
+            put_drawn(rng, drawn, a.pairs // 2, x, caps, have, marks, kinds, good)
+        good = torch.from_numpy(good).float()
+        nce, level, direction, own, right, cos = losses(
+            model, (x - MEAN) / STD, torch.from_numpy(tok(caps, SHORT)), torch.from_numpy(have), torch.from_numpy(marks),
+            torch.from_numpy(kinds), good)
+        best = right[torch.arange(len(x)), cos.argmax(1)].mean()
+        mean = lambda rows: (own * rows).sum() / rows.sum().clamp(min=1)
+        return nce + 4 * level + direction, dict(
+            nce=nce, level=level, direction=direction, top1=best, right=mean(good), wrong=mean(1 - good))
+    return draw_loss
+
+
 def main():
-    a = argparse.ArgumentParser()
-    a.add_argument("--out", required=True)
-    a.add_argument("--start", help="go on from a folder's weights instead of random ones")
-    a.add_argument("--drawn", nargs="*", default=[])
-    a.add_argument("--steps", type=int, default=3000)
-    a.add_argument("--pairs", type=int, default=40)
-    a.add_argument("--lr", type=float, default=1e-3)
-    a.add_argument("--threads", type=int, default=1)
-    a = a.parse_args()
-    os.makedirs(a.out, exist_ok=True)
-    torch.set_num_threads(a.threads)
+    p = loop.options(steps=3000, lr=1e-3)
+    p.add_argument("--start", help="go on from a folder's weights instead of random ones")
+    p.add_argument("--drawn", nargs="*", default=[])
+    p.add_argument("--pairs", type=int, default=40)
+    a = loop.begin(p)
     torch.manual_seed(6)
     tok = cliptok.Words()
     model = CLIPModel.from_pretrained(a.start, torch_dtype=torch.float32).train() if a.start else build(tok.size)
     print(sum(p.numel() for p in model.parameters()), "parameters", flush=True)
-    ema = copy.deepcopy(model)
-    for p in ema.parameters():
-        p.requires_grad_(False)
     opt = torch.optim.AdamW(model.parameters(), lr=a.lr, betas=(0.9, 0.98), weight_decay=0.02)
-    step, spent = 0, 0.0
-    path = os.path.join(a.out, "clip.pt")
-    if os.path.exists(path):
-        s = torch.load(path, weights_only=False)
-        model.load_state_dict(s["model"]); ema.load_state_dict(s["ema"]); opt.load_state_dict(s["opt"])
-        step, spent = s["step"], s["spent"]
-    drawn = [torch.load(f, weights_only=False) for f in a.drawn]
-    drawn = {k: sum((d[k] for d in drawn), type(drawn[0][k])()) if isinstance(drawn[0][k], list)
-             else np.concatenate([d[k] for d in drawn]) for k in drawn[0]} if drawn else None
-    rng = np.random.default_rng(3000 + step)
-    torch.manual_seed(3000 + step)
-    t0, run = time.time(), {}
-    while step < a.steps:
-        for g in opt.param_groups:
-            g["lr"] = float(a.lr * min(1, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / a.steps))))
-        scenes, caps, marks, kinds, pix, good = pairs(rng, a.pairs)
-        have = np.array([attributes(s) for s in scenes])
-        x = torch.from_numpy(pix).permute(0, 3, 1, 2).float() / 255
-        if rng.random() < 0.5:
-            x = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear")
-        x = (x + 0.02 * torch.randn(len(x), 3, 1, 1) + 0.02 * torch.randn_like(x)).clamp(0, 1)
-        if drawn is not None:
-            n = a.pairs // 2
-            j = rng.integers(len(drawn["kinds"]), size=n)
-            x[:2 * n] = torch.from_numpy(drawn["pix"][j]).flatten(0, 1).permute(0, 3, 1, 2).float() / 255
-            have[:2 * n] = drawn["have"][j].reshape(2 * n, 5)
-            marks[:2 * n] = drawn["marks"][j].reshape(2 * n, 5)
-            kinds[:n] = drawn["kinds"][j]
-            good[:n] = drawn["right"][j]
-            caps[:2 * n] = [c for i in j for c in drawn["caps"][i]]
-        x = (x - MEAN) / STD
-        good = torch.from_numpy(good).float()
-        nce, level, direction, own, right, cos = losses(
-            model, x, torch.from_numpy(tok(caps, SHORT)), torch.from_numpy(have), torch.from_numpy(marks),
-            torch.from_numpy(kinds), good)
-        loss = nce + 4 * level + direction
-        opt.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        opt.step()
-        step += 1
-        d = min(0.998, step / (step + 20))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - d)
-            best = right[torch.arange(len(x)), cos.argmax(1)].mean()
-        mean = lambda rows: (own * rows).sum() / rows.sum().clamp(min=1)
-        for n, v in dict(nce=nce, level=level, direction=direction, top1=best, right=mean(good), wrong=mean(1 - good)).items():
-            run[n] = run.get(n, v.item()) * 0.97 + 0.03 * v.item()
-        if step % 50 == 0:
-            print(step, f"{time.time() - t0:.0f}s", {n: round(v, 3) for n, v in run.items()}, flush=True)
-        if step % 250 == 0 or step == a.steps:
-            torch.save(dict(model=model.state_dict(), ema=ema.state_dict(), opt=opt.state_dict(), step=step,
-                            spent=spent + time.time() - t0), path + ".tmp")
-            os.replace(path + ".tmp", path)
+    run = loop.Run(os.path.join(a.out, "clip.pt"), dict(model=model), opt, averaged=model)
+    rng = run.seed(3000, 3000)
+    run.train(agreeing(a, model, tok, pooled(a.drawn), rng), a.steps, a.lr, warm=200, save_every=250)
 
 
 if __name__ == "__main__":

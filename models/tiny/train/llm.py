@@ -1,13 +1,12 @@
 """Train the language model.  python llm.py --out DIR --steps 3000"""
-import argparse
 import os
-import time
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import loop
 import world
 
 END = "<|endoftext|>"
@@ -101,74 +100,65 @@ def score(captions, outs):
     return parsed / len(outs), right / len(outs), kinds
 
 
-def main():
-    a = argparse.ArgumentParser()
-    a.add_argument("--out", required=True)
-    a.add_argument("--steps", type=int, default=3000)
-    a.add_argument("--batch", type=int, default=48)
-    a.add_argument("--lr", type=float, default=2e-3)
-    a.add_argument("--unlike", type=float, default=1.0, help="weight of the unlikelihood of edits that change nothing")
-    a.add_argument("--threads", type=int, default=1)
-    a = a.parse_args()
-    os.makedirs(a.out, exist_ok=True)
-    torch.set_num_threads(a.threads)
-    torch.manual_seed(2)
-    tok = tokenizer(os.path.join(a.out, "tokenizer.json"))
-    model = build(tok.get_vocab_size())
-    print(sum(p.numel() for p in model.parameters()), "parameters, vocabulary", tok.get_vocab_size(), flush=True)
-    opt = torch.optim.AdamW(model.parameters(), lr=a.lr, betas=(0.9, 0.98), weight_decay=0.05)
-    step, spent = 0, 0.0
-    path = os.path.join(a.out, "llm.pt")
-    if os.path.exists(path):
-        s = torch.load(path, weights_only=False)
-        model.load_state_dict(s["model"]); opt.load_state_dict(s["opt"]); step, spent = s["step"], s["spent"]
-    rng = np.random.default_rng(100 + step)
-    ev = np.random.default_rng(9)
-    unseen = [example(ev, True)[0] for _ in range(60)]
-    t0, run = time.time(), 0
-    while step < a.steps:
-        for g in opt.param_groups:
-            g["lr"] = float(a.lr * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / a.steps))))
-        rows, starts, spots = [], [], []
-        for _ in range(a.batch):
-            e = example(rng, False)
-            starts.append((len(tok.encode(e[0] + "\n##\n").ids), len(tok.encode(f"{e[0]}\n##\n{e[1]}\n%%\n").ids)))
-            rows.append(tok.encode(line(e)).ids)
-            head = f"{e[0]}\n##\n{e[1]}"
-            spots.append((len(tok.encode(head[:-len(e[3]) - 1]).ids), len(tok.encode(head).ids), told(e[0], tok)))
-        n = max(map(len, rows))
-        ids = torch.zeros(a.batch, n, dtype=torch.long)
-        lab = torch.full((a.batch, n), -100)
-        # the edited caption, which has to be copied exactly, weighs more than the free choice of the edit
-        weight = torch.full((a.batch, n), 0.5)
-        for i, (r, (s, m)) in enumerate(zip(rows, starts)):
-            ids[i, :len(r)] = torch.tensor(r)
-            lab[i, s:len(r)] = torch.tensor(r[s:])
-            weight[i, m:] = 1.0
+def batch(rng, tok, size):
+    """Token rows, labels and weights of `size` examples, and where each names its new value and which tokens that can't be."""
+    rows, starts, spots = [], [], []
+    for _ in range(size):
+        e = example(rng, False)
+        starts.append((len(tok.encode(e[0] + "\n##\n").ids), len(tok.encode(f"{e[0]}\n##\n{e[1]}\n%%\n").ids)))
+        rows.append(tok.encode(line(e)).ids)
+        head = f"{e[0]}\n##\n{e[1]}"
+        spots.append((len(tok.encode(head[:-len(e[3]) - 1]).ids), len(tok.encode(head).ids), told(e[0], tok)))
+    n = max(map(len, rows))
+    ids = torch.zeros(size, n, dtype=torch.long)
+    labels = torch.full((size, n), -100)
+    # the edited caption, which has to be copied exactly, weighs more than the free choice of the edit
+    weight = torch.full((size, n), 0.5)
+    for i, (r, (s, m)) in enumerate(zip(rows, starts)):
+        ids[i, :len(r)] = torch.tensor(r)
+        labels[i, s:len(r)] = torch.tensor(r[s:])
+        weight[i, m:] = 1.0
+    return ids, labels, weight, spots
+
+
+def completing(a, model, tok, rng):
+    """The loss of one batch after the other: how well captions are completed."""
+    def draw_loss():
+        ids, labels, weight, spots = batch(rng, tok, a.batch)
         model.train()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = model(ids).logits
-        loss = torch.nn.functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), lab[:, 1:].flatten(),
+        loss = torch.nn.functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(),
                                                  ignore_index=-100, reduction="none")
-        w = (weight * (lab >= 0))[:, 1:].flatten()
+        w = (weight * (labels >= 0))[:, 1:].flatten()
         loss = (loss * w).sum() / w.sum()
         # where the new value is named, naming what is there already is wrong (unlikelihood)
         prob = logits.float().softmax(-1)
         again = torch.stack([prob[i, j - 1, bad].sum() for i, (b, e, bad) in enumerate(spots) for j in range(b, e)])
         loss = loss + a.unlike * -(1 - again.clamp(max=0.999)).log().mean()
-        opt.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        opt.step()
-        step += 1
-        run = loss.item() if run == 0 else run * 0.95 + 0.05 * loss.item()
-        if step % 50 == 0:
-            print(step, f"{time.time() - t0:.0f}s loss {run:.4f}", flush=True)
-        if step % 500 == 0 or step == a.steps:
-            outs = complete(model, tok, unseen, step)
-            print("  unseen:", score(unseen, outs), repr(outs[0]), flush=True)
-            torch.save(dict(model=model.state_dict(), opt=opt.state_dict(), step=step, spent=spent + time.time() - t0), path + ".tmp")
-            os.replace(path + ".tmp", path)
+        return loss, dict(loss=loss)
+    return draw_loss
+
+
+def main():
+    p = loop.options(steps=3000, lr=2e-3)
+    p.add_argument("--batch", type=int, default=48)
+    p.add_argument("--unlike", type=float, default=1.0, help="weight of the unlikelihood of edits that change nothing")
+    a = loop.begin(p)
+    torch.manual_seed(2)
+    tok = tokenizer(os.path.join(a.out, "tokenizer.json"))
+    model = build(tok.get_vocab_size())
+    print(sum(p.numel() for p in model.parameters()), "parameters, vocabulary", tok.get_vocab_size(), flush=True)
+    opt = torch.optim.AdamW(model.parameters(), lr=a.lr, betas=(0.9, 0.98), weight_decay=0.05)
+    run = loop.Run(os.path.join(a.out, "llm.pt"), dict(model=model), opt)
+    rng = run.seed(100, 100)
+    ev = np.random.default_rng(9)
+    unseen = [example(ev, True)[0] for _ in range(60)]
+
+    def examine(step):
+        outs = complete(model, tok, unseen, step)
+        print("  unseen:", score(unseen, outs), repr(outs[0]), flush=True)
+    run.train(completing(a, model, tok, rng), a.steps, a.lr, warm=100, save_every=500, examine=examine)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,7 @@ with their source's layout. A target whose noisy latent already shows that layou
 maps, so most targets start from a picture with the right colours in the wrong place: only the maps tell
 them where the object belongs. Without this, convolutions carry the layout and sharing holds nothing.
 """
-import argparse
-import copy
 import os
-import time
 
 import numpy as np
 import torch
@@ -19,6 +16,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
 import cliptok
+import loop
 import unet as unetmod
 import world
 
@@ -83,88 +81,76 @@ class Batches:
         return caps[0] + caps[1], torch.stack(x0), torch.stack(x1), torch.stack(astray)
 
 
-def main():
-    a = argparse.ArgumentParser()
-    a.add_argument("--models", default=os.path.join(world.HERE, ".."))
-    a.add_argument("--out", required=True)
-    a.add_argument("--steps", type=int, default=6000)
-    a.add_argument("--batch", type=int, default=64)
-    a.add_argument("--layouts", type=int, default=3000)
-    a.add_argument("--lr", type=float, default=5e-4)
-    a.add_argument("--ema", type=float, default=0.998)
-    a.add_argument("--power", type=float, default=0.6, help="time steps are 1000 u^power; below 1 favours high noise")
-    a.add_argument("--shared", type=float, default=0.8, help="share of targets that take their source's maps")
-    a.add_argument("--astray", type=float, default=0.6, help="share of those that start from a picture in the wrong place")
-    a.add_argument("--bf16", action="store_true")
-    a.add_argument("--threads", type=int, default=1)
-    a = a.parse_args()
-    os.makedirs(a.out, exist_ok=True)
-    torch.set_num_threads(a.threads)
-    folder = os.path.join(a.models, "diffusion")
+def exported(folder):
+    """The exported models to go on from: the autoencoder, and UNet and text encoder as unet.py trains them."""
     vae = AutoencoderKL.from_pretrained(os.path.join(folder, "vae"), torch_dtype=torch.float32).eval()
     nets = torch.nn.ModuleDict(dict(
         unet=UNet2DConditionModel.from_pretrained(os.path.join(folder, "unet"), torch_dtype=torch.float32),
         text=CLIPTextModel.from_pretrained(os.path.join(folder, "text_encoder"), torch_dtype=torch.float32,
                                            attn_implementation="eager"))).train()
+    return vae, nets
+
+
+class Sharing:
+    """The loss of one batch after the other: how well targets are denoised that take their sources' maps."""
+
+    def __init__(self, a, nets, attention, batches, rng):
+        self.a, self.nets, self.attention, self.batches, self.rng = a, nets, attention, batches, rng
+        self.tok, self.noise = cliptok.Words(), unetmod.Noise()
+
+    def roles(self, t):
+        """Which targets take their source's maps, and which of these start from a picture in the wrong place."""
+        n = len(t)
+        on = torch.rand(n) < self.a.shared
+        # at low noise a wrong place can't be put right any more
+        astray = on & (torch.rand(n) < self.a.astray) & (self.noise.snr[t] < 4)
+        return on, astray
+
+    def noisy_and_wanted(self, t, astray, x0, x1, other):
+        """Noisy latents of sources and targets, and the noise that would lead from them to the right pictures."""
+        e0 = torch.randn_like(x0)
+        e1 = torch.where((astray | (torch.rand(len(t)) < 0.6))[:, None, None, None], e0, torch.randn_like(x0))
+        start = torch.where(astray[:, None, None, None], other, x1)
+        s = self.noise.kept_at(t)
+        noisy = torch.cat([self.noise.add(x0, e0, t), self.noise.add(start, e1, t)])
+        return noisy, torch.cat([e0, e1 + (s / (1 - s)).sqrt() * (start - x1)])
+
+    def __call__(self):
+        n = self.a.batch // 2
+        caps, x0, x1, other = self.batches.draw(self.rng, n, unetmod.UNSAID, 0.12)
+        t = unetmod.times(n, self.a.power)
+        on, astray = self.roles(t)
+        noisy, want = self.noisy_and_wanted(t, astray, x0, x1, other)
+        self.attention.on = on[:, None, None]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.a.bf16):
+            ctx = self.nets["text"](torch.from_numpy(self.tok(caps))).last_hidden_state
+            p = self.nets["unet"](noisy, t.repeat(2), ctx).sample
+        error = ((p.float() - want) ** 2).mean((1, 2, 3)) * self.noise.weight[t].repeat(2)
+        source, target = error.detach().split(n)
+        rows = dict(source=source, astray=target[astray], true=target[on & ~astray], alone=target[~on])
+        return error.mean(), {name: e.mean() for name, e in rows.items() if len(e)}
+
+
+def main():
+    p = loop.options(steps=6000, lr=5e-4)
+    p.add_argument("--models", default=os.path.join(world.HERE, ".."))
+    p.add_argument("--batch", type=int, default=64)
+    p.add_argument("--layouts", type=int, default=3000)
+    p.add_argument("--ema", type=float, default=0.998)
+    p.add_argument("--power", type=float, default=0.6, help="time steps are 1000 u^power; below 1 favours high noise")
+    p.add_argument("--shared", type=float, default=0.8, help="share of targets that take their source's maps")
+    p.add_argument("--astray", type=float, default=0.6, help="share of those that start from a picture in the wrong place")
+    p.add_argument("--bf16", action="store_true")
+    a = loop.begin(p)
+    vae, nets = exported(os.path.join(a.models, "diffusion"))
     attention = unetmod.PlainAttention()
     nets["unet"].set_attn_processor(attention)
-    ema = copy.deepcopy(nets).requires_grad_(False)
-    params = list(nets.parameters())
-    opt = torch.optim.AdamW(params, lr=a.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    step, spent, path = 0, 0.0, os.path.join(a.out, "unet.pt")
-    if os.path.exists(path):
-        s = torch.load(path, weights_only=False)
-        nets.load_state_dict(s["nets"]); ema.load_state_dict(s["ema"]); opt.load_state_dict(s["opt"])
-        step, spent = s["step"], s["spent"]
-    batches, tok = Batches(vae, a.layouts, 5), cliptok.Words()
+    run = loop.Run(os.path.join(a.out, "unet.pt"), dict(nets=nets), unetmod.optimiser(nets, a.lr), averaged=nets,
+                   scale=vae.config.scaling_factor)
+    batches = Batches(vae, a.layouts, 5)
     print("pool of", tuple(batches.z.shape), "spread", batches.z.std().item(), flush=True)
-    ac = unetmod.schedule()
-    snr = ac / (1 - ac)
-    weight = unetmod.loss_weight(snr)
-    rng = np.random.default_rng(5000 + step)
-    torch.manual_seed(6000 + step)
-    n, t0, run = a.batch // 2, time.time(), {}
-    while step < a.steps:
-        lr = a.lr * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * min(1, step / a.steps))))
-        for g in opt.param_groups:
-            g["lr"] = float(lr)
-        caps, x0, x1, other = batches.draw(rng, n, unetmod.UNSAID, 0.12)
-        t = (torch.rand(n) + torch.arange(n)) / n
-        t = (1000 * t ** a.power).long().clamp(max=999)
-        on = torch.rand(n) < a.shared
-        # at low noise a wrong place can't be put right any more
-        astray = on & (torch.rand(n) < a.astray) & (snr[t] < 4)
-        attention.on = on[:, None, None]
-        e0 = torch.randn_like(x0)
-        e1 = torch.where((astray | (torch.rand(n) < 0.6))[:, None, None, None], e0, torch.randn_like(x0))
-        s = ac[t][:, None, None, None]
-        start = torch.where(astray[:, None, None, None], other, x1)
-        noisy = torch.cat([s.sqrt() * x0 + (1 - s).sqrt() * e0, s.sqrt() * start + (1 - s).sqrt() * e1])
-        # the noise that would lead from here to the right picture
-        want = torch.cat([e0, e1 + (s / (1 - s)).sqrt() * (start - x1)])
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=a.bf16):
-            ctx = nets["text"](torch.from_numpy(tok(caps))).last_hidden_state
-            p = nets["unet"](noisy, t.repeat(2), ctx).sample
-        error = ((p.float() - want) ** 2).mean((1, 2, 3))
-        loss = (error * weight[t].repeat(2)).mean()
-        opt.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(params, 1.0)
-        opt.step()
-        step += 1
-        d = min(a.ema, step / (step + 20))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(ema.parameters()), params, 1 - d)
-        error = (error * weight[t].repeat(2)).detach()
-        for name, rows in dict(source=error[:n], astray=error[n:][astray], true=error[n:][on & ~astray], alone=error[n:][~on]).items():
-            if len(rows):
-                run[name] = run.get(name, rows.mean().item()) * 0.98 + 0.02 * rows.mean().item()
-        if step % 50 == 0:
-            print(step, f"{time.time() - t0:.0f}s", {k: round(v, 4) for k, v in run.items()}, flush=True)
-        if step % 250 == 0 or step == a.steps:
-            torch.save(dict(nets=nets.state_dict(), ema=ema.state_dict(), opt=opt.state_dict(), step=step,
-                            scale=vae.config.scaling_factor, spent=spent + time.time() - t0), path + ".tmp")
-            os.replace(path + ".tmp", path)
+    rng = run.seed(5000, 6000)
+    run.train(Sharing(a, nets, attention, batches, rng), a.steps, a.lr, warm=100, save_every=250, decay=a.ema)
 
 
 if __name__ == "__main__":

@@ -6,17 +6,14 @@ Noise schedule of SD 1.x, epsilon prediction, the loss weighed by SNR (little at
 more at high noise), a tenth of the captions replaced by the empty one.  Each caption is encoded once
 and used for `--reuse` noisy versions of its picture.
 """
-import argparse
-import copy
 import os
-import time
 
-import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import cliptok
+import loop
 import vae as vaemod
 import world
 
@@ -33,6 +30,29 @@ def loss_weight(snr):
     """The layout follows the caption at high noise, where an epsilon loss hardly shows it: raised there."""
     weight = torch.clamp(snr, max=5.0) / snr + torch.clamp(1 / snr, max=10.0)
     return weight / weight.mean()
+
+
+class Noise:
+    """The noise of each time step, and what its error counts."""
+
+    def __init__(self):
+        self.kept = schedule()
+        self.snr = self.kept / (1 - self.kept)
+        self.weight = loss_weight(self.snr)
+
+    def kept_at(self, t):
+        """What is left of a picture's variance at each row's time step, shaped to multiply latents."""
+        return self.kept[t][:, None, None, None]
+
+    def add(self, x, e, t):
+        s = self.kept_at(t)
+        return s.sqrt() * x + (1 - s).sqrt() * e
+
+
+def times(n, power):
+    """n rising time steps 1000 u^power, one from each n-th of u."""
+    u = (torch.rand(n) + torch.arange(n)) / n
+    return (1000 * u ** power).long().clamp(max=999)
 
 
 class PlainAttention:
@@ -86,87 +106,60 @@ def latents(path, n, seed):
     return scenes, z
 
 
-def main():
-    a = argparse.ArgumentParser()
-    a.add_argument("--vae", required=True)
-    a.add_argument("--out", required=True)
-    a.add_argument("--steps", type=int, default=9000)
-    a.add_argument("--batch", type=int, default=64)
-    a.add_argument("--reuse", type=int, default=2)
-    a.add_argument("--lr", type=float, default=1e-3)
-    a.add_argument("--pictures", type=int, default=16000)
-    a.add_argument("--power", type=float, default=1.0, help="time steps are 1000 u^power; below 1 favours high noise")
-    a.add_argument("--ema", type=float, default=0.9985)
-    a.add_argument("--fp32", action="store_true")
-    a.add_argument("--threads", type=int, default=1)
-    a = a.parse_args()
-    os.makedirs(a.out, exist_ok=True)
-    torch.set_num_threads(a.threads)
+def optimiser(nets, lr):
+    return torch.optim.AdamW(nets.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+
+
+def cached_latents(a):
+    """Scenes, latents of spread 1 and the scale that makes them so; made once and kept beside the checkpoint."""
     cache = os.path.join(a.out, "latents.pt")
     if not os.path.exists(cache):
         scenes, z = latents(a.vae, a.pictures, 3)
         torch.save(dict(scenes=scenes, z=z, scale=1 / z.std().item()), cache)
     c = torch.load(cache, weights_only=False)
-    scenes, z = c["scenes"], c["z"] * c["scale"]
-    print("scale", c["scale"], "spread by channel", z.std((0, 2, 3)).tolist(), flush=True)
+    return c["scenes"], c["z"] * c["scale"], c["scale"]
+
+
+def denoising(a, nets, tok, scenes, z, rng):
+    """The loss of one batch after the other: how well the noise is told from the picture."""
+    noise = Noise()
+
+    def caption(scene):
+        return world.compose(world.random_form(rng), world.random_words(rng, scene, UNSAID)) if rng.random() > 0.1 else ""
+
+    def draw_loss():
+        i = rng.integers(len(scenes), size=a.batch // a.reuse)
+        caps = [caption(scenes[j]) for j in i]
+        x = z[i].repeat(a.reuse, 1, 1, 1)
+        t = times(a.batch, a.power)[torch.randperm(a.batch)]
+        e = torch.randn_like(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not a.fp32):
+            ctx = nets["text"](torch.from_numpy(tok(caps))).last_hidden_state.repeat(a.reuse, 1, 1)
+            p = nets["unet"](noise.add(x, e, t), t, ctx).sample
+        error = ((p.float() - e) ** 2).mean((1, 2, 3))
+        return (error * noise.weight[t]).mean(), dict(mse=error.mean())
+    return draw_loss
+
+
+def main():
+    p = loop.options(steps=9000, lr=1e-3)
+    p.add_argument("--vae", required=True)
+    p.add_argument("--batch", type=int, default=64)
+    p.add_argument("--reuse", type=int, default=2)
+    p.add_argument("--pictures", type=int, default=16000)
+    p.add_argument("--power", type=float, default=1.0, help="time steps are 1000 u^power; below 1 favours high noise")
+    p.add_argument("--ema", type=float, default=0.9985)
+    p.add_argument("--fp32", action="store_true")
+    a = loop.begin(p)
+    scenes, z, scale = cached_latents(a)
+    print("scale", scale, "spread by channel", z.std((0, 2, 3)).tolist(), flush=True)
     torch.manual_seed(4)
     tok = cliptok.Words()
-    unet, text = build_unet(), build_text(tok.size)
-    unet.set_attn_processor(PlainAttention())
-    nets = torch.nn.ModuleDict(dict(unet=unet, text=text))
-    ema = copy.deepcopy(nets)
-    params = list(nets.parameters())
-    opt = torch.optim.AdamW(params, lr=a.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    step, spent = 0, 0.0
-    path = os.path.join(a.out, "unet.pt")
-    if os.path.exists(path):
-        s = torch.load(path, weights_only=False)
-        nets.load_state_dict(s["nets"]); ema.load_state_dict(s["ema"]); opt.load_state_dict(s["opt"])
-        for g in opt.param_groups:
-            g["fused"] = True
-        step, spent = s["step"], s["spent"]
-    ac = schedule()
-    snr = ac / (1 - ac)
-    weight = loss_weight(snr)
-    rng = np.random.default_rng(1000 + step)
-    torch.manual_seed(2000 + step)
-    k = a.batch // a.reuse
-    t0, run = time.time(), 0
-    for p in ema.parameters():
-        p.requires_grad_(False)
-    while step < a.steps:
-        lr = a.lr * min(1, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * min(1, step / a.steps))))
-        for g in opt.param_groups:
-            g["lr"] = float(lr)
-        i = rng.integers(len(scenes), size=k)
-        caps = [world.compose(world.random_form(rng), world.random_words(rng, scenes[j], UNSAID)) if rng.random() > 0.1 else "" for j in i]
-        x = z[i].repeat(a.reuse, 1, 1, 1)
-        t = (torch.rand(a.batch) + torch.arange(a.batch)) / a.batch  # stratified
-        t = 1000 * t ** a.power
-        t = t[torch.randperm(a.batch)].long().clamp(max=999)
-        e = torch.randn_like(x)
-        s = ac[t][:, None, None, None]
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not a.fp32):
-            ctx = text(torch.from_numpy(tok(caps))).last_hidden_state.repeat(a.reuse, 1, 1)
-            p = unet(s.sqrt() * x + (1 - s).sqrt() * e, t, ctx).sample
-        loss = ((p.float() - e) ** 2).mean((1, 2, 3))
-        plain = loss.mean().item()
-        loss = (loss * weight[t]).mean()
-        opt.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(params, 1.0)
-        opt.step()
-        step += 1
-        d = min(a.ema, step / (step + 20))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(ema.parameters()), params, 1 - d)
-        run = plain if run == 0 else run * 0.98 + 0.02 * plain
-        if step % 50 == 0:
-            print(step, f"{time.time() - t0:.0f}s mse {run:.4f}", flush=True)
-        if step % 100 == 0 or step == a.steps:
-            torch.save(dict(nets=nets.state_dict(), ema=ema.state_dict(), opt=opt.state_dict(), step=step,
-                            scale=c["scale"], spent=spent + time.time() - t0), path + ".tmp")
-            os.replace(path + ".tmp", path)
+    nets = torch.nn.ModuleDict(dict(unet=build_unet(), text=build_text(tok.size)))
+    nets["unet"].set_attn_processor(PlainAttention())
+    run = loop.Run(os.path.join(a.out, "unet.pt"), dict(nets=nets), optimiser(nets, a.lr), averaged=nets, scale=scale)
+    rng = run.seed(1000, 2000)
+    run.train(denoising(a, nets, tok, scenes, z, rng), a.steps, a.lr, warm=200, save_every=100, decay=a.ema)
 
 
 if __name__ == "__main__":

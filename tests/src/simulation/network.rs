@@ -36,6 +36,15 @@ fn silent(why: &str) -> Unanswered {
 
 impl BadLink {
     async fn ask<A>(&self, request: impl FnOnce(oneshot::Sender<A>) -> Request + Send) -> Result<A, Unanswered> {
+        self.ask_observed(request, |_| {}).await
+    }
+
+    /// `observe` sees the answer as the coordinator gives it, however late it arrives.
+    async fn ask_observed<A>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<A>) -> Request + Send,
+        observe: impl FnOnce(&A) + Send,
+    ) -> Result<A, Unanswered> {
         self.process.awake().await;
         let world = &self.process.world;
         let (lost, unanswered) = (world.fault(30), world.fault(30));
@@ -44,6 +53,7 @@ impl BadLink {
         let (reply, answer) = oneshot::channel();
         coordinator.send(request(reply)).await.map_err(|_| silent("connection refused"))?;
         let answer = answer.await.map_err(|_| silent("connection closed"))?;
+        observe(&answer);
         tokio::time::sleep(world.chance.millis(1..30)).await;
         self.process.awake().await;
         if unanswered { Err(silent("connection reset")) } else { Ok(answer) }
@@ -66,9 +76,13 @@ impl Link for BadLink {
     async fn lease(&self, worker: &str) -> Result<Answer, Unanswered> {
         let world = self.process.world.clone();
         let worker = worker.to_string();
-        match self.ask(|reply| Request::Lease { worker, reply }).await? {
+        let observe = |answer: &LeaseAnswer| {
+            if let LeaseAnswer::Work(assignment) = answer {
+                world.granted(*assignment);
+            }
+        };
+        match self.ask_observed(|reply| Request::Lease { worker, reply }, observe).await? {
             LeaseAnswer::Work(assignment) => {
-                world.granted(assignment);
                 self.process.note(|| format!("got {} {} epoch {:x}", assignment.stage, assignment.partition, assignment.epoch));
                 Ok(Answer::Work(assignment))
             }
