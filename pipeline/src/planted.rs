@@ -21,8 +21,8 @@ pub enum Defect {
     EpochWithoutTerm,
     /// Two coordinators may have the same term.
     SharedTerm,
-    /// What a lost worker held is not given out again.
-    LostLeaseForgotten,
+    /// A partition that failed waits for ever.
+    RetryNeverComes,
     /// A commit that is reported twice is counted twice.
     CommitCountedTwice,
     /// `index` starts before all of `filter` is committed.
@@ -41,7 +41,7 @@ impl Defect {
         Defect::SuccessWithoutManifest,
         Defect::EpochWithoutTerm,
         Defect::SharedTerm,
-        Defect::LostLeaseForgotten,
+        Defect::RetryNeverComes,
         Defect::CommitCountedTwice,
         Defect::IndexTooEarly,
         Defect::ChainWithGap,

@@ -122,7 +122,12 @@ async fn run_spec(
     check_launcher(plan.spec.run.launcher)?;
     // From here on an older coordinator of this run gives way, so nothing that can be refused comes later.
     let term = Term::take(&store).await?;
-    let scheduler = Scheduler::new(policy(&plan), term.number, prepare::recover(&store, &plan).await?);
+    let recovered = prepare::recover(&store, &plan).await?;
+    // Reading what is done can take long enough for another coordinator to come and go to work.
+    if let Some(newer) = term.lost().await {
+        return Err(Exit::resumable(Stop::TakenOver(newer).to_string()));
+    }
+    let scheduler = Scheduler::new(policy(&plan), term.number, recovered);
     let workers = launch(&plan, log, address, &token, progress);
     let welcome = Welcome { plan: plan.clone(), store_url: store.url().to_string(), lease: plan.spec.run.lease };
     let (requests, inbox) = mpsc::channel(1024);

@@ -274,7 +274,9 @@ impl Scheduler {
             Event::Drain { why } => self.stop(why),
             Event::Tick => self.expire(now, &mut commands),
         }
-        self.stages.iter_mut().for_each(|stage| stage.wake(now));
+        if !planted::has(Defect::RetryNeverComes) {
+            self.stages.iter_mut().for_each(|stage| stage.wake(now));
+        }
         self.grant(now, &mut commands);
         self.finish(&mut commands);
         commands
@@ -402,9 +404,6 @@ impl Scheduler {
     }
 
     fn left(&mut self, worker: &WorkerName, why: &str, now: Moment, commands: &mut Vec<Command>) {
-        if planted::has(Defect::LostLeaseForgotten) {
-            self.set_idle(worker);
-        }
         self.release(worker, why, now, commands);
         self.idle.remove(worker);
         self.workers.remove(worker);

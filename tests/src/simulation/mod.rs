@@ -168,7 +168,7 @@ async fn keep_working(world: Arc<World>, address: Address, number: u64) {
                 }
             }
         }
-        sleep(world.chance.millis(100..5_000)).await;
+        sleep(world.chance.millis(1_000..15_000)).await;
     }
 }
 
@@ -177,8 +177,19 @@ async fn keep_coordinating(world: &Arc<World>, address: &Address) -> (u32, Sched
     let (done, mut complete) = mpsc::channel(4);
     let mut alive: Vec<JoinHandle<()>> = Vec::new();
     for number in 1u32.. {
+        // Now and then two are started at the same moment.
+        if world.fault(4) {
+            alive.push(spawn_local(coordinate(world.clone(), address.clone(), number, done.clone())));
+        }
         let life = spawn_local(coordinate(world.clone(), address.clone(), number, done.clone()));
-        let until_fault = if world.is_calm() { PATIENCE } else { world.chance.millis(20_000..400_000) };
+        let until_fault = world.chance.millis(20_000..400_000);
+        // A fault that falls into the calm does not happen.
+        let fault = async {
+            sleep(until_fault).await;
+            if world.is_calm() {
+                std::future::pending::<()>().await;
+            }
+        };
         alive.push(life);
         let newest = alive.len() - 1;
         tokio::select! {
@@ -188,7 +199,7 @@ async fn keep_coordinating(world: &Arc<World>, address: &Address) -> (u32, Sched
                 return (number, scheduler);
             }
             _ = &mut alive[newest] => {}
-            () = sleep(until_fault) => {
+            () = fault => {
                 // Killed, or only out of sight: then it must give way to the next.
                 let killed = world.chance.one_in(2);
                 world.note(|| format!("coordinator {number} {}", if killed { "is killed" } else { "is out of sight" }));
@@ -211,6 +222,9 @@ async fn coordinate(world: Arc<World>, address: Address, number: u32, done: mpsc
     let store = Store::over(Arc::new(BadStore(process.clone())), "memory:///");
     let Ok(term) = Term::take(&store).await else { return };
     let Ok(recovered) = prepare::recover(&store, &world.plan).await else { return };
+    if term.lost().await.is_some() {
+        return;
+    }
     process.note(|| format!("starts with term {}", term.number));
     let (requests, inbox) = mpsc::channel(64);
     address.set(Some(requests));

@@ -31,7 +31,8 @@ struct State {
     objects: BTreeMap<String, Bytes>,
     /// Data objects that a manifest names.
     named: BTreeMap<String, DataObject>,
-    epochs: BTreeMap<(Stage, u32), u64>,
+    /// The largest epoch of each term.
+    epochs: BTreeMap<u64, u64>,
     granted: BTreeSet<u64>,
     violation: Option<String>,
     trace: VecDeque<String>,
@@ -233,7 +234,8 @@ impl World {
         }
         let mut state = self.state();
         let fresh = state.granted.insert(epoch);
-        let last = state.epochs.entry((stage, partition)).or_default();
+        // An older coordinator that wakes up late goes on with its own term: commits fence it, not epochs.
+        let last = state.epochs.entry(epoch >> 32).or_default();
         let grew = epoch > *last;
         *last = epoch.max(*last);
         drop(state);
