@@ -10,6 +10,7 @@
 //!     manifests/p00000012.json                manifest of the whole partition: its commit
 //!   shards/<fingerprint>/dataset/...          the training shards
 //!   report.html, summary.json
+//!   probes/<nonce>                            there for a moment when a coordinator starts
 //! ```
 //!
 //! Keys are relative to the run's prefix and use `/`.
@@ -149,6 +150,11 @@ pub fn plan(fingerprint: Fingerprint) -> String {
 /// Freezes how the corpus is cut for the prompts in `prompts`.
 pub fn partitioning(prompts: &StageDir) -> String {
     format!("{}/partitioning.json", prompts.root())
+}
+
+/// A short-lived object that shows what the store can do.
+pub fn probe(nonce: u64) -> String {
+    format!("probes/{nonce:016x}")
 }
 
 /// Figures of the last finished run.

@@ -287,8 +287,11 @@ impl Session {
         if let Err(f) = &outcome {
             tracing::warn!(stage = %assignment.stage, partition = assignment.partition, cause = f.cause.name(), "attempt ended: {}", f.message);
         }
-        let message =
-            v1::ReportRequest { worker: self.welcome.worker.clone(), assignment: Some(assignment.into()), outcome: Some(Wire::from(outcome).0) };
+        let message = v1::ReportRequest {
+            worker: self.welcome.worker.clone(),
+            assignment: Some(assignment.into()),
+            outcome: Some(Wire::from(outcome).0),
+        };
         let send = || {
             let (mut client, message) = (self.client.clone(), message.clone());
             async move { client.report(message).await }
