@@ -8,7 +8,7 @@ use object_store::Error as StoreError;
 
 /// Two creates of one object at the same time: exactly one may win, and its bytes must be what is read back.
 ///
-/// `nonce` is a random number, so that two probes at the same time do not meet. Five requests; nothing is left behind.
+/// `nonce` is a random number, so that two probes at the same time do not meet. Four requests; nothing is left behind.
 pub async fn probe(store: &Store, nonce: u64) -> Result<()> {
     let key = layout::probe(nonce);
     let bodies = ["first", "second"].map(|name| Bytes::from(format!("{name} creator of {nonce:016x}\n")));

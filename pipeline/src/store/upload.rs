@@ -90,6 +90,66 @@ fn unreadable(source: io::Error) -> object_store::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use object_store::{MultipartUpload, PutResult, UploadPart};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Counts parts, and refuses one.
+    #[derive(Debug, Default)]
+    struct Counting {
+        done: AtomicUsize,
+        in_flight: AtomicUsize,
+        most: AtomicUsize,
+        fails_at: Option<usize>,
+    }
+
+    #[derive(Debug)]
+    struct Upload(Arc<Counting>);
+
+    #[async_trait::async_trait]
+    impl MultipartUpload for Upload {
+        fn put_part(&mut self, _part: PutPayload) -> UploadPart {
+            let counting = self.0.clone();
+            let now = counting.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
+            counting.most.fetch_max(now, Ordering::SeqCst);
+            Box::pin(async move {
+                tokio::task::yield_now().await;
+                counting.in_flight.fetch_sub(1, Ordering::SeqCst);
+                let number = counting.done.fetch_add(1, Ordering::SeqCst);
+                if counting.fails_at == Some(number) { Err(unreadable(io::Error::other("part refused"))) } else { Ok(()) }
+            })
+        }
+
+        async fn complete(&mut self) -> object_store::Result<PutResult> {
+            Err(unreadable(io::Error::other("nothing here is completed")))
+        }
+
+        async fn abort(&mut self) -> object_store::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Sends `parts` parts of one byte.
+    async fn sent(parts: usize, counting: Counting) -> (object_store::Result<()>, Arc<Counting>) {
+        let counting = Arc::new(counting);
+        let mut upload = WriteMultipart::new_with_chunk_size(Box::new(Upload(counting.clone())), 1);
+        let parts = stream::iter((0..parts).map(|_| Ok(Bytes::from_static(b"x"))));
+        (send(&mut upload, parts).await, counting)
+    }
+
+    #[tokio::test]
+    async fn few_parts_are_in_memory_at_the_same_time() {
+        let (result, counting) = sent(50, Counting::default()).await;
+        result.unwrap();
+        assert_eq!(counting.most.load(Ordering::SeqCst), IN_FLIGHT);
+    }
+
+    #[tokio::test]
+    async fn a_part_that_is_refused_ends_the_upload() {
+        let (result, counting) = sent(50, Counting { fails_at: Some(3), ..Counting::default() }).await;
+        assert!(result.unwrap_err().to_string().contains("part refused"));
+        assert!(counting.done.load(Ordering::SeqCst) < 10);
+    }
 
     #[test]
     fn the_largest_shard_fits_into_the_parts_of_an_object() {

@@ -2,7 +2,9 @@
 
 use ip2p_tests::Pipeline;
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex, OnceLock};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ip2p-under-test");
 
@@ -81,4 +83,55 @@ fn a_coordinator_killed_on_a_server_is_followed_by_one_that_ends_in_the_same_byt
         assert_eq!(&pipeline.dataset(), local());
         pipeline.assert_sound(&[]);
     }
+}
+
+/// An S3 server that says yes to every PUT, whatever its condition. Returns its address and the paths that were put.
+fn overwriting_server() -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = format!("http://{}", listener.local_addr().expect("an address"));
+    let written = Arc::new(Mutex::new(Vec::new()));
+    let log = written.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut reader = BufReader::new(&stream);
+            let mut lines = Vec::new();
+            loop {
+                let mut line = String::new();
+                match reader.read_line(&mut line) {
+                    Ok(n) if n > 2 => lines.push(line),
+                    _ => break,
+                }
+            }
+            let length = lines.iter().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+            // A body that is cut is no test of anything.
+            let _ = reader.read_exact(&mut vec![0; length.unwrap_or(0)]);
+            let mut words = lines.first().map_or("", String::as_str).split(' ');
+            let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+            if method == "PUT" {
+                log.lock().expect("the log").push(path.to_string());
+            }
+            let date = "Last-Modified: Tue, 15 Nov 1994 12:45:26 GMT";
+            let answer = format!("HTTP/1.1 200 OK\r\nETag: \"e\"\r\n{date}\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx");
+            // The client may be gone.
+            let _ = (&stream).write_all(answer.as_bytes());
+        }
+    });
+    (address, written)
+}
+
+#[test]
+fn a_server_that_overwrites_is_refused_before_anything_is_frozen() {
+    ip2p_worker::tls::install();
+    let (address, written) = overwriting_server();
+    let hidden = vec!["AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ALLOW_HTTP"];
+    let pipeline = Pipeline::on(PROGRAM, "s3://bucket/prefix", &format!("{{ endpoint: \"{address}\", allow_http: true }}"), hidden);
+    let mut run = pipeline.command(&["run", "pipeline.yaml"]);
+    let keys = [("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "kept-secret")];
+    let output = run.envs(keys).output().expect("the program's output");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("store s3://bucket/prefix/small cannot hold a run") && said.contains("both succeeded"), "{said}");
+    assert!(!said.contains("kept-secret"), "{said}");
+    let written = written.lock().expect("the log");
+    assert!(written.len() == 2 && written.iter().all(|path| path.starts_with("/bucket/prefix/small/probes/")), "{written:?}");
 }
