@@ -71,7 +71,7 @@ fn image_bytes(format: ImageFormat, resolution: u32) -> u64 {
 
 /// Reads the corpus (or its frozen copy) and the store; writes nothing.
 pub async fn forecast(spec: Spec) -> Result<Forecast> {
-    let store = Store::look(&spec.store)?.child(&spec.name);
+    let store = Store::look(&spec.store, &spec.store_options)?.child(&spec.name);
     let corpus_dir = prepare::corpus_dir(&spec).await?;
     let frozen = corpus::load(&store, &corpus_dir).await?;
     let (report, fingerprint) = match frozen {

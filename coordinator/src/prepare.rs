@@ -11,7 +11,7 @@ use ip2p_pipeline::layout::{self, Stage, StageDir};
 use ip2p_pipeline::manifest::{Attempt, PartitionManifest};
 use ip2p_pipeline::plan::{Partitioning, Plan};
 use ip2p_pipeline::spec::{Models, PromptBackend, Spec};
-use ip2p_pipeline::store::{Created, Store};
+use ip2p_pipeline::store::{self, Created, Store};
 use ip2p_pipeline::task::Finished;
 use ip2p_pipeline::{Error, Result};
 use std::path::Path;
@@ -35,12 +35,14 @@ pub fn open_store(spec: &Spec) -> Result<Store> {
         }
         error => error,
     };
-    Ok(Store::open(&spec.store).map_err(unusable)?.child(&spec.name))
+    Ok(Store::open_with(&spec.store, &spec.store_options).map_err(unusable)?.child(&spec.name))
 }
 
-/// Freezes what is not frozen yet. Everything it writes is created once and never changed.
+/// Freezes what is not frozen yet, in a store that has shown that it can. Everything it writes is created once and
+/// never changed.
 pub async fn prepare(spec: Spec) -> Result<Prepared> {
     let store = open_store(&spec)?;
+    store::probe(&store, random()?).await?;
     let corpus_dir = corpus_dir(&spec).await?;
     let corpus = match corpus::load(&store, &corpus_dir).await? {
         Some(corpus) => corpus,
@@ -56,14 +58,18 @@ pub async fn prepare(spec: Spec) -> Result<Prepared> {
     let mut plan = Plan::new(spec, corpus_dir, corpus.fingerprint, models, partitioning).pinned_to(pinned);
     plan.started_in = started_in(&plan.spec.models);
     plan.partitioning.partitions()?;
+    // An older one of this fingerprint makes the same dataset, perhaps with other workers.
     store.create(&layout::plan(plan.fingerprint()), commit::encode(&plan)?).await?;
     Ok(Prepared { store, plan, corpus })
 }
 
 /// Imports have no coordinator that could number them; chance keeps the objects of two at the same time apart.
 fn import_attempt() -> Result<Attempt> {
-    let epoch = getrandom::u64().map_err(|e| Error::invalid(format!("the system gives no random numbers: {e}")))?;
-    Ok(Attempt { epoch, worker: "import".to_string() })
+    Ok(Attempt { epoch: random()?, worker: "import".to_string() })
+}
+
+pub(crate) fn random() -> Result<u64> {
+    getrandom::u64().map_err(|e| Error::invalid(format!("the system gives no random numbers: {e}")))
 }
 
 /// The working directory, when a model's path starts there.
@@ -95,10 +101,10 @@ pub fn takes_triplets(spec: &Spec) -> bool {
 
 /// The first run's partitioning stays, so that no finished partition loses its bounds.
 async fn freeze(store: &Store, key: &str, wanted: Partitioning) -> Result<Partitioning> {
-    if store.create(key, commit::encode(&wanted)?).await? == Created::Yes {
-        return Ok(wanted);
-    }
-    let frozen: Partitioning = commit::decode(key, &store.require(key).await?)?;
+    let frozen: Partitioning = match store.create(key, commit::encode(&wanted)?).await? {
+        Created::Ours => return Ok(wanted),
+        Created::Theirs(bytes) => commit::decode(&store.url_of(key), &bytes)?,
+    };
     if frozen.partition_records != wanted.partition_records {
         tracing::warn!("partition.records stays {} for this run: its partitions were cut at the first start", frozen.partition_records);
     }

@@ -3,6 +3,7 @@
 //! A term is taken by creating an object, so two coordinators never share one, and a restart always gets a
 //! larger one: epochs never go back, without any database.
 
+use crate::prepare;
 use ip2p_pipeline::Result;
 use ip2p_pipeline::layout;
 use ip2p_pipeline::planted::{self, Defect};
@@ -26,10 +27,16 @@ impl Term {
         let taken = store.list(layout::TERMS).await?;
         let last = taken.last().and_then(|(key, _)| layout::term_of(key)).unwrap_or(0);
         let mut number = last + 1;
-        let owner = serde_json::json!({ "process": std::process::id(), "version": env!("CARGO_PKG_VERSION") });
-        while store.create(&layout::term(number), owner.to_string().into()).await? == Created::AlreadyExists
-            && !planted::has(Defect::SharedTerm)
-        {
+        // In containers every process has the same number: chance tells two owners apart.
+        let owner = serde_json::json!({
+            "process": std::process::id(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "nonce": format!("{:016x}", prepare::random()?),
+        });
+        while let Created::Theirs(_) = store.create(&layout::term(number), owner.to_string().into()).await? {
+            if planted::has(Defect::SharedTerm) {
+                break;
+            }
             number += 1;
         }
         Ok(Term { store: store.clone(), number })

@@ -44,30 +44,17 @@ pub async fn read<M: DeserializeOwned>(store: &Store, key: &str) -> Result<Optio
 
 /// Creates `manifest` at `key`, or learns who did.
 ///
-/// On `AlreadyExists` the manifest is read back: a lost reply makes our own commit look like another's.
+/// A manifest names its attempt, so two of the same attempt are one commit even if a figure in them differs.
 pub(crate) async fn create<M>(store: &Store, key: &str, manifest: &M, attempt_of: impl Fn(&M) -> &Attempt) -> Result<Committed<M>>
 where
     M: Serialize + DeserializeOwned,
 {
-    if store.create(key, encode(manifest)?).await? == Created::Yes {
-        return Ok(Committed::Ours);
-    }
-    if planted::has(Defect::ReadBackOff) {
-        return Ok(Committed::Ours);
-    }
-    match read::<M>(store, key).await? {
-        Some(found) if attempt_of(&found) == attempt_of(manifest) => Ok(Committed::Ours),
-        Some(found) => Ok(Committed::Theirs(found)),
-        // A 409 can surface as AlreadyExists although nothing landed: the caller's retry decides.
-        None => Err(Error::Store {
-            action: "create",
-            key: store.url_of(key),
-            source: object_store::Error::Generic {
-                store: "commit",
-                source: "the store said AlreadyExists, but there is no such object".into(),
-            },
-        }),
-    }
+    let found: M = match store.create(key, encode(manifest)?).await? {
+        Created::Ours => return Ok(Committed::Ours),
+        Created::Theirs(_) if planted::has(Defect::ReadBackOff) => return Ok(Committed::Ours),
+        Created::Theirs(bytes) => decode(&store.url_of(key), &bytes)?,
+    };
+    Ok(if attempt_of(&found) == attempt_of(manifest) { Committed::Ours } else { Committed::Theirs(found) })
 }
 
 /// Makes the data of a chunk part of the run.

@@ -11,6 +11,7 @@
 //!     digests/<hash>.json                     what many of these manifests say: a cache
 //!   shards/<fingerprint>/dataset/...          the training shards
 //!   report.html, summary.json
+//!   probes/<nonce>                            there for a moment when a coordinator starts
 //! ```
 //!
 //! Keys are relative to the run's prefix and use `/`.
@@ -162,6 +163,11 @@ pub fn plan(fingerprint: Fingerprint) -> String {
 /// Freezes how the corpus is cut for the prompts in `prompts`.
 pub fn partitioning(prompts: &StageDir) -> String {
     format!("{}/partitioning.json", prompts.root())
+}
+
+/// A short-lived object that shows what the store can do.
+pub fn probe(nonce: u64) -> String {
+    format!("probes/{nonce:016x}")
 }
 
 /// Figures of the last finished run.

@@ -6,6 +6,7 @@ pub mod oracle;
 pub mod simulation;
 
 use ip2p_pipeline::records::{ImageRef, IndexRow};
+use ip2p_pipeline::store::Store;
 use ip2p_pipeline::tables::Table;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,32 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub struct Pipeline {
     dir: TempDir,
     program: PathBuf,
+    /// Where the run lies when that is no folder here.
+    remote: Option<Remote>,
+    /// Variables that the program does not see.
+    hidden: Vec<&'static str>,
+}
+
+/// A run on a server, read from code that does not wait.
+struct Remote {
+    run: Store,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Remote {
+    fn open(url: &str) -> Self {
+        let run = Store::open(url).expect("a store").child("small");
+        Remote { run, runtime: tokio::runtime::Runtime::new().expect("a runtime") }
+    }
+
+    fn list(&self, prefix: &str) -> Vec<String> {
+        let listed = self.runtime.block_on(self.run.list(prefix)).expect("a list of the store");
+        listed.into_iter().map(|(key, _)| key).collect()
+    }
+
+    fn read(&self, key: &str) -> Vec<u8> {
+        self.runtime.block_on(self.run.require(key)).expect("an object of the run").to_vec()
+    }
 }
 
 /// The repository's root.
@@ -64,10 +91,28 @@ pub fn small_captions() -> String {
 impl Pipeline {
     /// A fresh folder with `pipeline.yaml` and `captions.jsonl`. `program` is the binary under test.
     pub fn new(program: &str) -> Self {
-        let pipeline = Pipeline { dir: tempfile::tempdir().expect("a temporary folder"), program: program.into() };
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let pipeline = Pipeline { dir, program: program.into(), remote: None, hidden: Vec::new() };
         pipeline.write("pipeline.yaml", &small_pipeline());
         pipeline.write("captions.jsonl", &small_captions());
         pipeline
+    }
+
+    /// The same with its run at `url`, a prefix on a server that the environment describes. The program does not see
+    /// the variables `hidden`; `options` are its `store_options`.
+    pub fn on(program: &str, url: &str, options: &str, hidden: Vec<&'static str>) -> Self {
+        let pipeline = Pipeline { remote: Some(Remote::open(url)), hidden, ..Pipeline::new(program) };
+        let store = format!("store: {url}\nstore_options: {options}");
+        pipeline.write("pipeline.yaml", &small_pipeline().replace("store: file://./out", &store));
+        pipeline
+    }
+
+    /// The run's URL.
+    pub fn url(&self) -> String {
+        match &self.remote {
+            Some(remote) => remote.run.url().to_string(),
+            None => format!("file://{}", self.path().join("out/small").display()),
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -95,6 +140,9 @@ impl Pipeline {
         let mut command = Command::new(&self.program);
         command.args(arguments).current_dir(self.path()).env_remove("RUST_LOG").env_remove("IP2P_TOKEN");
         command.env("IP2P_CACHE", self.path().join("cache"));
+        for name in &self.hidden {
+            command.env_remove(name);
+        }
         command
     }
 
@@ -131,7 +179,10 @@ impl Pipeline {
 
     /// The bytes of an object of the run.
     pub fn object(&self, key: &str) -> Vec<u8> {
-        std::fs::read(self.path().join("out/small").join(key)).expect("an object of the run")
+        match &self.remote {
+            Some(remote) => remote.read(key),
+            None => std::fs::read(self.path().join("out/small").join(key)).expect("an object of the run"),
+        }
     }
 
     /// The bytes of a stored image.
@@ -149,6 +200,9 @@ impl Pipeline {
 
     /// Files below the run's folder, by path relative to it.
     pub fn objects(&self) -> Vec<String> {
+        if let Some(remote) = &self.remote {
+            return remote.list("");
+        }
         let root = self.path().join("out/small");
         let mut files = Vec::new();
         collect(&root, &mut files);
@@ -158,27 +212,43 @@ impl Pipeline {
         names
     }
 
+    /// Where the last complete run says that its dataset is.
+    fn dataset_place(&self) -> String {
+        let summary: serde_json::Value = serde_json::from_slice(&self.object("summary.json")).expect("a summary in JSON");
+        summary["dataset"].as_str().expect("the dataset's place").to_string()
+    }
+
     /// Folder of the dataset that the last complete run made.
     pub fn dataset_folder(&self) -> PathBuf {
-        let summary = std::fs::read_to_string(self.path().join("out/small/summary.json")).expect("the summary of a complete run");
-        let summary: serde_json::Value = serde_json::from_str(&summary).expect("a summary in JSON");
-        let place = summary["dataset"].as_str().expect("the dataset's place");
-        self.path().join(place.trim_start_matches("file://"))
+        self.path().join(self.dataset_place().trim_start_matches("file://"))
     }
 
     /// Hashes of every file of the dataset that the last complete run made, by path within it.
     pub fn dataset(&self) -> BTreeMap<String, String> {
-        let root = self.dataset_folder();
-        let mut files = Vec::new();
-        collect(&root, &mut files);
-        let hashed = |file: PathBuf| {
-            let bytes = std::fs::read(&file).expect("a file of the dataset");
-            let path = file.strip_prefix(&root).expect("a path below the dataset").display().to_string();
-            (path, blake3::hash(&bytes).to_hex().to_string())
+        let files = match &self.remote {
+            Some(remote) => remote_files(remote, &self.dataset_place()),
+            None => local_files(&self.dataset_folder()),
         };
-        assert!(!files.is_empty(), "no dataset at {}", root.display());
-        files.into_iter().map(hashed).collect()
+        assert!(!files.is_empty(), "no dataset at {}", self.dataset_place());
+        files.into_iter().map(|(path, bytes)| (path, blake3::hash(&bytes).to_hex().to_string())).collect()
     }
+}
+
+/// Paths below `root` and contents.
+fn local_files(root: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files = Vec::new();
+    collect(root, &mut files);
+    let read = |file: PathBuf| {
+        let bytes = std::fs::read(&file).expect("a file of the dataset");
+        (file.strip_prefix(root).expect("a path below the dataset").display().to_string(), bytes)
+    };
+    files.into_iter().map(read).collect()
+}
+
+fn remote_files(remote: &Remote, place: &str) -> Vec<(String, Vec<u8>)> {
+    let folder = place.strip_prefix(remote.run.url()).expect("a place in the run").trim_matches('/');
+    let below = |key: &str| key.strip_prefix(folder).expect("a key of the dataset").trim_start_matches('/').to_string();
+    remote.list(folder).into_iter().map(|key| (below(&key), remote.read(&key))).collect()
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {

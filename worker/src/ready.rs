@@ -24,7 +24,7 @@ async fn open_store(url: &str, plan: &Plan) -> Result<Store> {
     if url.strip_prefix("file://").is_some_and(|folder| !Path::new(folder).is_dir()) {
         return Err(unseen());
     }
-    let store = Store::open(url).map_err(crate::failure::domain)?;
+    let store = Store::open_with(url, &plan.spec.store_options).map_err(crate::failure::domain)?;
     match store.get(&layout::plan(plan.fingerprint())).await.map_err(crate::failure::domain)? {
         Some(_) => Ok(store),
         None => Err(unseen()),

@@ -56,9 +56,12 @@ struct Cloud {
 impl Cloud {
     fn of(url: &str) -> Self {
         let (credentials, endpoint) = match url.split_once("://").map_or("", |(scheme, _)| scheme) {
-            "s3" => ("AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION", "AWS_ENDPOINT (and AWS_ALLOW_HTTP=true for http)"),
+            "s3" => (
+                "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION",
+                "store_options or AWS_ENDPOINT (and AWS_ALLOW_HTTP=true for http)",
+            ),
             "gs" => ("GOOGLE_APPLICATION_CREDENTIALS", "the name of the bucket"),
-            "az" | "abfs" => ("AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ENDPOINT"),
+            "az" | "abfs" => ("AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY", "store_options or AZURE_STORAGE_ENDPOINT"),
             _ => ("", "the address"),
         };
         Cloud { credentials, endpoint }

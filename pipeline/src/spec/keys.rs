@@ -6,7 +6,7 @@
 //! timothybrooks/instruct-pix2pix wherever it has one.
 
 use super::kinds::*;
-use super::references::{corpus_path, store_url, weights};
+use super::references::{corpus_path, endpoint, store_url, weights};
 use super::section::Section;
 use super::*;
 
@@ -41,6 +41,8 @@ pub(super) fn spec(s: &mut Section) -> Option<Spec> {
     let name = s.required("name", segment(), "Name of the run: its folder in the store.");
     let seed = s.default("seed", "0", integer(0, u64::MAX), "Seed of every random draw; another seed gives another dataset.");
     let store = s.required("store", store_url(), "Where everything the run makes is kept; credentials come from the environment.");
+    let options = "How to reach the store; what is left out comes from the environment.";
+    let store_options = s.section("store_options", options, store_options);
     let corpus = s.section("corpus", "The captions to start from.", corpus);
     let partition = s.section("partition", "How the work is cut; it changes no byte of the dataset.", partition);
     let models = s.section("models", "The weights.", models);
@@ -51,12 +53,24 @@ pub(super) fn spec(s: &mut Section) -> Option<Spec> {
         name: name?,
         seed: seed?,
         store: store?,
+        store_options: store_options?,
         corpus: corpus?,
         partition: partition?,
         models: models?,
         stages: stages?,
         run: run?,
     })
+}
+
+fn store_options(s: &mut Section) -> Option<StoreOptions> {
+    let endpoint = s.optional("endpoint", endpoint(), "Address of the server, for all but the cloud's own.");
+    let region = s.optional("region", text("the name of a region"), "Region of an s3:// bucket.");
+    let doc = "For s3://: name the bucket in the path (the default), or in the host; the endpoint must hold it then.";
+    let path_style = s.optional("path_style", boolean(), doc);
+    let allow_http = s.default("allow_http", "false", boolean(), "Allow connections without TLS.");
+    let doc = "How long a failed request is tried again before the failure counts.";
+    let deadline = s.default("deadline", "120s", duration("1s", "5m"), doc);
+    Some(StoreOptions { endpoint: endpoint?, region: region?, path_style: path_style?, allow_http: allow_http?, deadline: deadline? })
 }
 
 fn corpus(s: &mut Section) -> Option<Corpus> {

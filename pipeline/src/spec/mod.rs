@@ -21,6 +21,7 @@ pub use files::{Disk, Files, Unchecked};
 pub use load::reference;
 pub use section::{KeyDoc, Presence};
 
+use crate::store::StoreOptions;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -31,6 +32,9 @@ pub struct Spec {
     pub seed: u64,
     /// URL of the object store's prefix, e.g. `file:///data/out` or `s3://bucket/prefix`.
     pub store: String,
+    /// How to reach `store`; absent in plans of older versions.
+    #[serde(default)]
+    pub store_options: StoreOptions,
     pub corpus: Corpus,
     pub partition: Partition,
     pub models: Models,
@@ -308,7 +312,7 @@ pub struct Retry {
 }
 
 /// Durations are stored as seconds.
-mod seconds {
+pub(crate) mod seconds {
     use serde::{Deserialize, Deserializer, Serializer};
     use std::time::Duration;
 

@@ -19,6 +19,14 @@ pub(super) fn store_url() -> Kind<String> {
     })
 }
 
+/// Where the server of a store listens.
+pub(super) fn endpoint() -> Kind<String> {
+    text_of("a URL such as https://minio.example.com or http://127.0.0.1:9000", |text| {
+        let Some((scheme, rest)) = text.split_once("://") else { return Err(String::new()) };
+        check_url(text, scheme, rest, ["https", "http"].into_iter())
+    })
+}
+
 /// The corpus: a local path or glob, or the same in an object store.
 pub(super) fn corpus_path() -> Kind<String> {
     text_of("a file, a glob such as captions/*.parquet, or a URL such as s3://bucket/captions.jsonl", |text| reference(text, false))

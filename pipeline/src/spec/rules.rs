@@ -6,6 +6,11 @@ use super::files::Files;
 use super::keys::PROMPTS_BACKEND;
 use super::section::Values;
 
+const STORE: &str = "store";
+const ENDPOINT: &str = "store_options.endpoint";
+const REGION: &str = "store_options.region";
+const PATH_STYLE: &str = "store_options.path_style";
+const ALLOW_HTTP: &str = "store_options.allow_http";
 const SAMPLES: &str = "stages.pairs.samples";
 const KEEP: &str = "stages.filter.keep";
 const PER_CAPTION: &str = "stages.prompts.per_caption";
@@ -23,6 +28,8 @@ const LLM: &str = "models.llm";
 
 pub(super) fn check(values: &Values, files: &dyn Files) -> Vec<Problem> {
     let found = [
+        options_fit_store(values),
+        plain_http_is_wanted(values),
         keep_within_samples(values),
         local_backend_has_model(values),
         file_backend_has_one_edit(values),
@@ -40,6 +47,27 @@ type Found = Option<(&'static str, String)>;
 
 fn refuse(key: &'static str, message: impl Into<String>) -> Found {
     Some((key, message.into()))
+}
+
+/// A key that would do nothing is a mistake.
+fn options_fit_store(values: &Values) -> Found {
+    let scheme = values.text(STORE)?.split_once("://")?.0;
+    let given = |keys: &[&'static str]| keys.iter().copied().find(|key| values.is_given(key));
+    if scheme == "file" {
+        return refuse(given(&[ENDPOINT, REGION, PATH_STYLE, ALLOW_HTTP])?, "a local folder has no server; remove this key");
+    }
+    if scheme == "s3" {
+        return None;
+    }
+    refuse(given(&[REGION, PATH_STYLE])?, format!("only an s3:// store has one, and this is {scheme}://; remove this key"))
+}
+
+fn plain_http_is_wanted(values: &Values) -> Found {
+    let plain = values.text(ENDPOINT)?.starts_with("http://");
+    if !plain || values.flag(ALLOW_HTTP)? {
+        return None;
+    }
+    refuse(ENDPOINT, format!("everything would go over the network unencrypted; write https://, or set `{ALLOW_HTTP}: true`"))
 }
 
 fn keep_within_samples(values: &Values) -> Found {

@@ -36,6 +36,9 @@ pub(super) struct Reader {
     unknown: Vec<UnknownKey>,
 }
 
+const STORE_SECRETS: &str = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (s3://), AZURE_STORAGE_ACCOUNT_NAME and \
+                             AZURE_STORAGE_ACCOUNT_KEY (az://) or GOOGLE_APPLICATION_CREDENTIALS (gs://) in the environment";
+
 #[derive(Debug)]
 struct UnknownKey {
     section: String,
@@ -79,7 +82,10 @@ impl Reader {
             return format!("unknown key; did you mean `{sibling}`?");
         }
         if names_secret(&unknown.key) {
-            let advice = "name the environment variable that holds the key with `stages.prompts.openai.api_key_env`";
+            let advice = match unknown.section.as_str() {
+                "store_options" => STORE_SECRETS,
+                _ => "name the environment variable that holds the key with `stages.prompts.openai.api_key_env`",
+            };
             return format!("secrets do not belong in this file; {advice}");
         }
         let elsewhere = self.keys.iter().find(|key| key.path.rsplit('.').next() == Some(&unknown.key));
@@ -107,6 +113,13 @@ impl Values {
     pub(super) fn text(&self, path: &str) -> Option<&str> {
         match self.get(path)? {
             Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    pub(super) fn flag(&self, path: &str) -> Option<bool> {
+        match self.get(path)? {
+            Value::Bool(flag) => Some(*flag),
             _ => None,
         }
     }

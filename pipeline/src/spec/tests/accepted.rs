@@ -27,6 +27,7 @@ version: 1
 name: all-keys_1.0
 seed: 18446744073709551615
 store: s3://bucket/prefix
+store_options: { endpoint: "http://127.0.0.1:9000", region: here, path_style: false, allow_http: true, deadline: 30s }
 corpus: { path: "s3://bucket/*.csv.gz", caption_column: TEXT, url_column: URL, limit: 10 }
 partition: { records: 7 }
 models: { diffusion: hf://a/b@v1.5/unet?variant=fp16, vae: gs://b/vae, clip: file:///models/clip, llm: llm.gguf }
@@ -48,6 +49,14 @@ run: { launcher: external, workers: 3, threads: 2, device: cuda, retry: { attemp
 "#;
     let spec = parse(text).unwrap();
     assert_eq!((spec.name.as_str(), spec.seed, spec.store.as_str()), ("all-keys_1.0", u64::MAX, "s3://bucket/prefix"));
+    let options = crate::store::StoreOptions {
+        endpoint: Some("http://127.0.0.1:9000".to_string()),
+        region: Some("here".to_string()),
+        path_style: Some(false),
+        allow_http: true,
+        deadline: Duration::from_secs(30),
+    };
+    assert_eq!(spec.store_options, options);
     let column = |name: &str| Some(name.to_string());
     let corpus =
         Corpus { path: "s3://bucket/*.csv.gz".to_string(), caption_column: column("TEXT"), url_column: column("URL"), limit: Some(10) };
@@ -118,6 +127,11 @@ fn a_spec_survives_json() {
     let spec = parse_with(SHORTEST, &["stages.pairs.sampler=dpmpp_2m", "stages.prompts.backend=file"]).unwrap();
     let json = serde_json::to_string(&spec).unwrap();
     assert_eq!(serde_json::from_str::<Spec>(&json).unwrap(), spec);
+    assert_eq!(spec.store_options, crate::store::StoreOptions::default());
+    // Plans of older versions lie in stores.
+    let mut older: serde_json::Value = serde_json::from_str(&json).unwrap();
+    older.as_object_mut().unwrap().remove("store_options").unwrap();
+    assert_eq!(serde_json::from_value::<Spec>(older).unwrap(), spec);
 }
 
 #[test]

@@ -1,9 +1,19 @@
 //! The object store of a run: open by URL, read whole objects and ranges, create exactly once.
 
+mod open;
+mod options;
+mod probe;
+mod staged;
+mod upload;
+
+pub use options::{DEADLINE, StoreOptions};
+pub use probe::probe;
+pub use upload::PART;
+
 use crate::error::{Error, Result};
 use bytes::Bytes;
 use futures::TryStreamExt;
-use object_store::path::Path;
+use object_store::path::{Path, PathPart};
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use std::ops::Range;
 use std::path::PathBuf;
@@ -19,27 +29,17 @@ pub struct Store {
     folder: Option<PathBuf>,
 }
 
-/// What [`Store::create`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whose object is there after [`Store::create`].
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Created {
-    /// The object is now ours.
-    Yes,
-    /// It existed before, perhaps by our own retry that landed: read it back and compare.
-    AlreadyExists,
+    /// Ours, now or by a try whose reply was lost: it has exactly our bytes.
+    Ours,
+    /// It existed before, with these bytes.
+    Theirs(Bytes),
 }
 
-/// Settings for the store at `url`: the clouds' own environment variables, and nothing else of the environment.
-fn settings(url: &str) -> impl Iterator<Item = (String, String)> {
-    // Who writes http:// means it.
-    let plain = url.starts_with("http://").then(|| ("allow_http".to_string(), "true".to_string()));
-    let text = |(key, value): (std::ffi::OsString, std::ffi::OsString)| {
-        Some((key.into_string().ok()?.to_ascii_lowercase(), value.into_string().ok()?))
-    };
-    std::env::vars_os()
-        .filter_map(text)
-        .filter(|(key, _)| ["aws_", "google_", "azure_"].iter().any(|cloud| key.starts_with(cloud)))
-        .chain(plain)
-}
+/// Tries at a create that the store refuses although there is no object.
+const CREATES: usize = 4;
 
 /// Schemes of stores that can hold a run.
 pub const SCHEMES: [&str; 6] = ["file", "memory", "s3", "gs", "az", "abfs"];
@@ -48,24 +48,29 @@ pub const SCHEMES: [&str; 6] = ["file", "memory", "s3", "gs", "az", "abfs"];
 pub const READ_ONLY_SCHEMES: [&str; 2] = ["http", "https"];
 
 impl Store {
-    /// Opens `url`; credentials come from the environment.
+    /// Opens `url`; credentials and all settings come from the environment.
     ///
     /// `file://./out` is relative to the working directory, `file:///data/out` absolute.
     pub fn open(url: &str) -> Result<Self> {
+        Self::open_with(url, &StoreOptions::default())
+    }
+
+    /// Opens `url`; credentials come from the environment, and settings too where `options` has none.
+    pub fn open_with(url: &str, options: &StoreOptions) -> Result<Self> {
         let Some((scheme, rest)) = url.split_once("://") else {
             return Err(Error::invalid(format!("store `{url}` is not a URL: write for example file://./out or s3://bucket/prefix")));
         };
         match scheme {
             "file" => Self::open_local(url, rest),
-            _ => Self::open_remote(url),
+            _ => Self::open_remote(url, options),
         }
     }
 
     /// For commands that only look: a folder that is not there is an empty store, and is not made.
-    pub fn look(url: &str) -> Result<Self> {
+    pub fn look(url: &str, options: &StoreOptions) -> Result<Self> {
         match url.strip_prefix("file://") {
             Some(path) if !std::path::Path::new(path).exists() => Ok(Store { url: url.to_string(), ..Self::memory() }),
-            _ => Self::open(url),
+            _ => Self::open_with(url, options),
         }
     }
 
@@ -83,21 +88,19 @@ impl Store {
         Ok(Store { inner: Arc::new(inner), prefix: Path::default(), url: format!("file://{}", absolute.display()), folder: Some(absolute) })
     }
 
-    fn open_remote(url: &str) -> Result<Self> {
-        let open = |source| Error::Store { action: "open", key: url.to_string(), source };
-        let parsed = url.parse().map_err(|e| Error::invalid(format!("store `{url}`: {e}")))?;
-        let (inner, prefix) = object_store::parse_url_opts(&parsed, settings(url)).map_err(open)?;
-        Ok(Store { inner: Arc::from(inner), prefix, url: url.to_string(), folder: None })
+    fn open_remote(url: &str, options: &StoreOptions) -> Result<Self> {
+        let (inner, prefix) = open::remote(url, options, options::environment())?;
+        Ok(Store { inner, prefix, url: url.to_string(), folder: None })
+    }
+
+    /// A store behind a client of the caller's: for tests, which wrap one in faults. `url` is its name in messages.
+    pub fn over(inner: Arc<dyn ObjectStore>, url: &str) -> Self {
+        Store { inner, prefix: Path::default(), url: url.to_string(), folder: None }
     }
 
     /// A store in memory, for tests.
     pub fn memory() -> Self {
         Self::over(Arc::new(object_store::memory::InMemory::new()), "memory:///")
-    }
-
-    /// Any store; `url` names it in messages.
-    pub fn over(inner: Arc<dyn ObjectStore>, url: &str) -> Self {
-        Store { inner, prefix: Path::default(), url: url.to_string(), folder: None }
     }
 
     /// The same store below `name`.
@@ -120,8 +123,13 @@ impl Store {
         format!("{}/{key}", self.url.trim_end_matches('/'))
     }
 
+    /// Names as they are, so that what `list` shows can be read; `..` and control characters are escaped.
     fn path(&self, key: &str) -> Path {
-        key.split('/').filter(|part| !part.is_empty()).fold(self.prefix.clone(), |path, part| path.join(part))
+        let join = |path: Path, part: &str| match PathPart::parse(part) {
+            Ok(part) => path.join(part),
+            Err(_) => path.join(part),
+        };
+        key.split('/').filter(|part| !part.is_empty()).fold(self.prefix.clone(), join)
     }
 
     fn error(&self, action: &'static str, key: &str) -> impl FnOnce(object_store::Error) -> Error {
@@ -146,12 +154,17 @@ impl Store {
     /// Reads part of an object that a manifest names: that it is missing or ends before is damage.
     pub async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
         let damaged = |problem: String| Error::Damaged { key: self.url_of(key), problem };
+        let wanted = range.end.saturating_sub(range.start);
         let error = match self.inner.get_range(&self.path(key), range.clone()).await {
+            // Some stores give what there is of a range that goes past the end.
+            Ok(bytes) if bytes.len() as u64 != wanted => {
+                return Err(damaged(format!("it has {} bytes of the {wanted} from byte {} on", bytes.len(), range.start)));
+            }
             Ok(bytes) => return Ok(bytes),
             Err(object_store::Error::NotFound { .. }) => return Err(damaged("it is missing".to_string())),
             Err(e) => e,
         };
-        // Each store has an error of its own for a range behind the end.
+        // Others have each an error of its own for that.
         match self.inner.head(&self.path(key)).await {
             Ok(meta) if meta.size < range.end => Err(damaged(format!("it has {} bytes, byte {} was asked for", meta.size, range.end))),
             _ => Err(self.error("read a range of", key)(error)),
@@ -160,34 +173,45 @@ impl Store {
 
     /// Writes an object, replacing what was there. Only for attempt-scoped or derived objects.
     pub async fn put(&self, key: &str, bytes: Bytes) -> Result<()> {
-        self.inner.put(&self.path(key), PutPayload::from_bytes(bytes)).await.map(drop).map_err(self.error("write", key))
+        upload::bytes(&*self.inner, &self.path(key), bytes).await.map_err(self.error("write", key))
     }
 
-    /// Uploads a local file in parts, replacing what was there; memory is bounded by a few parts.
+    /// Uploads a local file, replacing what was there; memory is bounded by a few parts of [`PART`] bytes.
     pub async fn put_file(&self, key: &str, file: &std::path::Path) -> Result<()> {
         let unreadable = |source| Error::File { path: file.display().to_string(), source };
-        let mut reader = tokio::fs::File::open(file).await.map_err(unreadable)?;
-        let mut upload = object_store::buffered::BufWriter::new(self.inner.clone(), self.path(key));
-        let copied = tokio::io::copy(&mut reader, &mut upload).await;
-        let finished = match copied {
-            Ok(_) => tokio::io::AsyncWriteExt::shutdown(&mut upload).await,
-            Err(e) => {
-                // Parts that were uploaded cost money until they are given up; the first error is what matters.
-                let _ = upload.abort().await;
-                Err(e)
-            }
-        };
-        finished.map_err(|e| self.error("upload", key)(object_store::Error::Generic { store: "upload", source: e.into() }))
+        let reader = tokio::fs::File::open(file).await.map_err(unreadable)?;
+        let size = reader.metadata().await.map_err(unreadable)?.len();
+        upload::stream(&*self.inner, &self.path(key), size, reader).await.map_err(self.error("upload", key))
     }
 
     /// Creates an object if there is none: the one atomic step that every guarantee stands on.
+    ///
+    /// Whatever the store answers but yes, the object is read back: a lost reply makes our own object look like
+    /// another's, and a conflict can be reported although nothing landed. So two callers with the same bytes both
+    /// hold the object to be theirs: who must be alone puts something of its own into them.
     pub async fn create(&self, key: &str, bytes: Bytes) -> Result<Created> {
-        let options = PutOptions { mode: PutMode::Create, ..Default::default() };
-        match self.inner.put_opts(&self.path(key), PutPayload::from_bytes(bytes), options).await {
-            Ok(_) => Ok(Created::Yes),
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(Created::AlreadyExists),
-            Err(e) => Err(self.error("create", key)(e)),
+        for _ in 0..CREATES {
+            let Err(error) = self.put_if_absent(key, bytes.clone()).await else { return Ok(Created::Ours) };
+            let exists = matches!(error, object_store::Error::AlreadyExists { .. });
+            if !exists && !matches!(error, object_store::Error::Generic { .. }) {
+                return Err(self.error("create", key)(error));
+            }
+            match self.get(key).await {
+                Ok(Some(found)) if found == bytes => return Ok(Created::Ours),
+                Ok(Some(found)) => return Ok(Created::Theirs(found)),
+                Ok(None) if exists => {}
+                Err(unreadable) if exists => return Err(unreadable),
+                _ => return Err(self.error("create", key)(error)),
+            }
         }
+        let source = "the store said AlreadyExists, but there is no such object".into();
+        Err(self.error("create", key)(object_store::Error::Generic { store: "commit", source }))
+    }
+
+    /// One conditional create, as the store answers it.
+    async fn put_if_absent(&self, key: &str, bytes: Bytes) -> object_store::Result<()> {
+        let options = PutOptions { mode: PutMode::Create, ..Default::default() };
+        self.inner.put_opts(&self.path(key), PutPayload::from_bytes(bytes), options).await.map(drop)
     }
 
     /// Keys below `prefix` with their sizes, sorted.
@@ -207,11 +231,10 @@ impl Store {
 
     /// Removes what killed writers left half-written below `prefix` of a local store; other stores show no such files.
     ///
-    /// object_store writes to `name#1` beside `name` and renames at the end. A writer that is still alive fails
-    /// and tries again.
+    /// A writer that is still alive fails and tries again.
     pub fn remove_staged(&self, prefix: &str) -> Result<()> {
         let Some(folder) = &self.folder else { return Ok(()) };
-        remove_staged_in(&folder.join(prefix))
+        staged::remove_in(&folder.join(prefix))
     }
 
     pub async fn delete(&self, key: &str) -> Result<()> {
@@ -222,25 +245,6 @@ impl Store {
     pub fn raw(&self, key: &str) -> (Arc<dyn ObjectStore>, Path) {
         (self.inner.clone(), self.path(key))
     }
-}
-
-fn remove_staged_in(folder: &std::path::Path) -> Result<()> {
-    let file = |source| Error::File { path: folder.display().to_string(), source };
-    let entries = match std::fs::read_dir(folder) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(file)?,
-    };
-    for entry in entries {
-        let entry = entry.map_err(file)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let staged = name.rsplit_once('#').is_some_and(|(_, n)| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
-        if entry.file_type().map_err(file)?.is_dir() {
-            remove_staged_in(&entry.path())?;
-        } else if staged {
-            std::fs::remove_file(entry.path()).map_err(file)?;
-        }
-    }
-    Ok(())
 }
 
 /// Stores behind TLS need it, as the programs install it.
