@@ -5,7 +5,7 @@ use crate::grpc::{HeartbeatAnswer, LeaseAnswer, Registered, Request};
 use crate::launcher::{LocalWorkers, Observed};
 use crate::scheduler::{Command, Ending, Event, Notice, Scheduler, Stop};
 use crate::term::Term;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -25,9 +25,10 @@ pub struct Driver {
     taken_over: mpsc::Receiver<u32>,
     view: watch::Sender<View>,
     digests: Digests,
-    waiting_leases: HashMap<String, oneshot::Sender<LeaseAnswer>>,
+    /// In order, so that what a dying coordinator wakes is the same in every replay.
+    waiting_leases: BTreeMap<String, oneshot::Sender<LeaseAnswer>>,
     /// Workers that know that there is no more work.
-    dismissed: HashSet<String>,
+    dismissed: BTreeSet<String>,
     /// Answers to the request at hand.
     heartbeat: Option<oneshot::Sender<HeartbeatAnswer>>,
     report: Option<oneshot::Sender<bool>>,
@@ -82,8 +83,9 @@ impl Driver {
             taken_over: term.watch(),
             view,
             digests,
-            waiting_leases: HashMap::new(),
-            dismissed: HashSet::new(),
+            /// In order, so that what a dying coordinator wakes is the same in every replay.
+            waiting_leases: BTreeMap::new(),
+            dismissed: BTreeSet::new(),
             heartbeat: None,
             report: None,
         }
@@ -205,9 +207,9 @@ impl Driver {
     }
 
     /// Workers of others that do not know yet that the run is over. Our own processes end with us.
-    fn unaware(&self) -> HashSet<String> {
+    fn unaware(&self) -> BTreeSet<String> {
         let unaware = self.scheduler.workers().keys().filter(|worker| !self.dismissed.contains(*worker));
-        if self.workers.is_some() { HashSet::new() } else { unaware.cloned().collect() }
+        if self.workers.is_some() { BTreeSet::new() } else { unaware.cloned().collect() }
     }
 
     fn show(&self) {
@@ -243,7 +245,7 @@ impl View {
 }
 
 /// Answers those who ask when the run is over, until all `expected` workers know it, or [`FAREWELL`] is over.
-async fn farewell(mut requests: mpsc::Receiver<Request>, mut expected: HashSet<String>) {
+async fn farewell(mut requests: mpsc::Receiver<Request>, mut expected: BTreeSet<String>) {
     let answer_all = async {
         while !expected.is_empty() {
             let Some(request) = requests.recv().await else { return };

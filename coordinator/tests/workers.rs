@@ -146,7 +146,7 @@ async fn two_workers_of_one_name_keep_their_own_leases() {
 }
 
 #[tokio::test]
-async fn a_worker_that_sees_another_store_says_so_and_takes_no_work() {
+async fn a_worker_that_sees_another_store_stops_the_run_before_any_work() {
     let elsewhere = tempfile::tempdir().unwrap();
     let url = format!("file://{}", elsewhere.path().display());
     let coordinator = start(|welcome| welcome.store_url = url.clone()).await;
@@ -154,7 +154,8 @@ async fn a_worker_that_sees_another_store_says_so_and_takes_no_work() {
     assert_eq!(f.cause, Cause::BadInput, "the exit status of a wrong configuration");
     assert!(f.message.contains(&format!("does not see the run's store at {url}")), "{}", f.message);
     assert!(f.message.contains("use a shared one"), "{}", f.message);
-    assert!(!coordinator.ending.is_finished(), "the run waits for workers that do see it");
+    let Ending::Stopped(Stop::BadInput(reason)) = coordinator.ending.await.unwrap() else { panic!("another ending") };
+    assert_eq!(reason, f.message, "who looks at the coordinator must see it too");
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ fn every_guarantee_holds_on_every_seed() {
 #[test]
 fn a_seed_replays_exactly() {
     let plan = simulation::plan().unwrap();
-    for seed in 0..5 {
+    for seed in 0..20 {
         assert_eq!(simulate(seed, &plan, None), simulate(seed, &plan, None));
     }
     let broken = (0..SEEDS_FOR_DEFECTS).find_map(|seed| simulate(seed, &plan, Some(Defect::KeysWithoutEpoch)).err()).unwrap();

@@ -8,15 +8,17 @@ use crate::failure::{Result, failure};
 use crate::link::{Answer, Link, Unanswered, Welcome};
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
+use ip2p_pipeline::rng::{Purpose, Stream};
 use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 /// How long a worker waits for a coordinator that went away, before it ends too.
 const PATIENCE: Duration = Duration::from_secs(120);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Why a session ended well.
 #[derive(Debug, PartialEq, Eq)]
@@ -161,15 +163,16 @@ impl<L: Link, A: Attempts> Session<'_, L, A> {
 
     /// Waits for a coordinator that is starting again.
     async fn register_again(&self) -> Result<Welcome> {
-        let patience = ExponentialBuilder::default()
-            .with_jitter()
-            .with_jitter_seed(jitter_seed(self.name))
-            .with_max_delay(Duration::from_secs(10))
-            .without_max_times()
-            .with_total_delay(Some(PATIENCE));
-        let again = || register(self.link, self.name);
-        let again = again.retry(patience).when(|lost| !matches!(lost, Unanswered::Refused(_)));
-        again.await.map_err(|lost| unanswered(self.link, lost))
+        let gone = Instant::now();
+        let mut pauses = pauses(self.name);
+        loop {
+            match register(self.link, self.name).await {
+                Ok(welcome) => return Ok(welcome),
+                Err(lost @ Unanswered::Refused(_)) => return Err(unanswered(self.link, lost)),
+                Err(lost) if gone.elapsed() >= PATIENCE => return Err(unanswered(self.link, lost)),
+                Err(_) => sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await,
+            }
+        }
     }
 
     /// One attempt with its heartbeats. Only a broken device ends the session here.
@@ -235,9 +238,15 @@ impl<L: Link, A: Attempts> Session<'_, L, A> {
     }
 }
 
-/// Workers of one coordinator come back at different moments, each the same in every replay.
-fn jitter_seed(name: &str) -> u64 {
-    name.bytes().fold(0, |seed, byte| seed.rotate_left(8) ^ u64::from(byte))
+/// Pauses between calls, doubling. Each worker has its own, so that they do not all come back at once; they are the same
+/// in every replay.
+fn pauses(name: &str) -> impl Iterator<Item = Duration> {
+    let seed = name.bytes().fold(0u64, |seed, byte| seed.rotate_left(8) ^ u64::from(byte));
+    (0u32..).map(move |n| {
+        let longest = Duration::from_secs(1).saturating_mul(1 << n.min(10)).min(LONGEST_PAUSE);
+        let jitter = Stream::keyed(seed, &[0; 16], n, Purpose::Jitter).uniform();
+        Duration::from_millis((longest.as_millis() as f64 * (0.5 + 0.5 * jitter)) as u64)
+    })
 }
 
 /// Tells the attempt to end once the worker should leave.

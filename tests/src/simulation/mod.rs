@@ -132,7 +132,7 @@ async fn live(seed: u64, plan: Plan) -> Result<Calm, Box<Broken>> {
 async fn keep_working(world: Arc<World>, address: Address, number: u64) {
     for start in 0u32.. {
         let name = format!("w{number}.{start}");
-        let (process, sleep_switch) = Process::new(&world, name.clone());
+        let (process, switch) = Process::new(&world, name.clone());
         let link = BadLink { process: process.clone(), address: address.clone(), lease: LEASE };
         let chunk = world.chance.millis(0..20_000);
         let (ask_to_leave, leave) = watch::channel(false);
@@ -162,9 +162,9 @@ async fn keep_working(world: Arc<World>, address: Address, number: u64) {
                 // SIGSTOP, and SIGCONT much later
                 _ => {
                     world.note(|| format!("w{number}.{start} sleeps"));
-                    sleep_switch.send_replace(true);
+                    switch.stop();
                     sleep(world.chance.millis(1_000..100_000)).await;
-                    sleep_switch.send_replace(false);
+                    switch.resume();
                 }
             }
         }

@@ -2,31 +2,58 @@
 
 use super::world::World;
 use std::sync::Arc;
-use tokio::sync::watch;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::Notify;
 
 /// What a process knows of itself.
 #[derive(Clone)]
 pub struct Process {
     pub world: Arc<World>,
     pub name: Arc<str>,
-    asleep: watch::Receiver<bool>,
+    sleep: Arc<Sleep>,
 }
 
+/// Sleepers wake in the order in which they fell asleep; those of a `watch` wake by chance that no seed rules.
+#[derive(Default)]
+struct Sleep {
+    asleep: AtomicBool,
+    woken: Notify,
+}
+
+/// Puts a process to sleep and wakes it.
+pub struct Switch(Arc<Sleep>);
+
 impl Process {
-    /// The process, and what puts it to sleep (SIGSTOP) and wakes it (SIGCONT).
-    pub fn new(world: &Arc<World>, name: String) -> (Self, watch::Sender<bool>) {
-        let (sleep, asleep) = watch::channel(false);
-        (Process { world: world.clone(), name: name.into(), asleep }, sleep)
+    pub fn new(world: &Arc<World>, name: String) -> (Self, Switch) {
+        let sleep = Arc::new(Sleep::default());
+        (Process { world: world.clone(), name: name.into(), sleep: sleep.clone() }, Switch(sleep))
     }
 
     /// Passes at once unless the process sleeps.
     pub async fn awake(&self) {
-        let mut asleep = self.asleep.clone();
-        // Nobody can wake it any more: it was killed, and so was whoever waits here.
-        let _ = asleep.wait_for(|asleep| !asleep).await;
+        loop {
+            let woken = self.sleep.woken.notified();
+            if !self.sleep.asleep.load(Ordering::Relaxed) {
+                return;
+            }
+            woken.await;
+        }
     }
 
     pub fn note(&self, what: impl FnOnce() -> String) {
         self.world.note(|| format!("{}: {}", self.name, what()));
+    }
+}
+
+impl Switch {
+    /// SIGSTOP.
+    pub fn stop(&self) {
+        self.0.asleep.store(true, Ordering::Relaxed);
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.0.asleep.store(false, Ordering::Relaxed);
+        self.0.woken.notify_waiters();
     }
 }

@@ -27,11 +27,11 @@ pub(super) type Verdict<T> = Result<T, String>;
 /// Draws one record. `failures` counts the failed attempts at its partition.
 pub(super) async fn draw_patiently<D: Draws>(draws: &D, record: u64, failures: u32) -> Result<Verdict<D::Drawn>> {
     let defect = |f: &Failure| matches!(f.cause, Cause::Bug | Cause::Resource) && failures > 0;
-    match draw(draws, record).await {
+    match draw(draws, record).await? {
         Err(f) if defect(&f) => {}
         first => return first.map(Ok),
     }
-    let error = match draw(draws, record).await {
+    let error = match draw(draws, record).await? {
         Err(f) if defect(&f) => f.message,
         second => return second.map(Ok),
     };
@@ -44,8 +44,9 @@ pub(super) async fn draw_patiently<D: Draws>(draws: &D, record: u64, failures: u
     }
 }
 
-/// One try. Whatever a failure left behind on the device, the next try starts with fresh models.
-async fn draw<D: Draws>(draws: &D, record: u64) -> Result<D::Drawn> {
+/// One try. Whatever a failure left behind on the device, the next try starts with fresh models; a device that cannot
+/// load them is the outer error.
+async fn draw<D: Draws>(draws: &D, record: u64) -> Result<Result<D::Drawn>> {
     let drawn = draws.draw(record).await;
     if let Err(f) = &drawn
         && matches!(f.cause, Cause::Bug | Cause::Resource)
@@ -53,7 +54,7 @@ async fn draw<D: Draws>(draws: &D, record: u64) -> Result<D::Drawn> {
         tracing::warn!(record, cause = f.cause.name(), "drawing failed, loading the models afresh: {}", f.message);
         draws.refresh().await?;
     }
-    drawn
+    Ok(drawn)
 }
 
 #[cfg(test)]
@@ -97,7 +98,7 @@ mod tests {
         }
 
         async fn draw_reference(&self) -> Result<()> {
-            if self.reference_fails || self.reload_fails { Err(failure(Cause::Bug, "all is black")) } else { Ok(()) }
+            if self.reference_fails { Err(failure(Cause::Bug, "all is black")) } else { Ok(()) }
         }
 
         async fn refresh(&self) -> Result<()> {
@@ -173,6 +174,6 @@ mod tests {
     async fn a_device_that_cannot_load_its_models_judges_no_record() {
         let sick = Sick { reload_fails: true, ..Sick::with(&[(0, ALWAYS, Cause::Bug)]) };
         let f = sick.draw(0, 1).await.unwrap_err();
-        assert_eq!(f.cause, Cause::Resource);
+        assert_eq!((f.cause, f.message.as_str()), (Cause::Resource, "the device is gone"));
     }
 }
