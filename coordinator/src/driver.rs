@@ -4,6 +4,7 @@ use crate::grpc::{HeartbeatAnswer, LeaseAnswer, Registered, Request};
 use crate::launcher::{LocalWorkers, Observed};
 use crate::scheduler::{Command, Ending, Event, Notice, Scheduler, Stop};
 use crate::term::Term;
+use ip2p_pipeline::task::Cause;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -128,7 +129,11 @@ impl Driver {
                 tracing::error!(worker, cause = failure.cause.name(), "the worker cannot work: {}", failure.message);
                 // It leaves either way.
                 let _ = reply.send(());
-                Some(Event::Unfit { worker, failure })
+                match failure.cause {
+                    // What is wrong with it alone is no matter of the run.
+                    Cause::Transient | Cause::Preempted => Some(Event::Left { worker, why: failure.message }),
+                    Cause::Resource | Cause::BadInput | Cause::Bug => Some(Event::Unfit { worker, failure }),
+                }
             }
             Request::Lease { worker, reply } => {
                 if !self.scheduler.workers().contains_key(&worker) {

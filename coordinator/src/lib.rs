@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod cli;
 mod dataset;
+pub mod door;
 pub mod driver;
 pub mod explain;
 mod fetch;

@@ -15,6 +15,7 @@ use ip2p_pipeline::task::{Assignment, Cause, Failure};
 use ip2p_proto::v1::coordinator_client::CoordinatorClient;
 use ip2p_proto::{PROTOCOL, TOKEN_KEY, v1};
 use ip2p_worker::session::{self, Ended, SessionOptions};
+use ip2p_worker::tls::ClientFiles;
 use std::path::Path;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -122,7 +123,12 @@ async fn keeps_lease(coordinator: &Coordinator, worker: &str, assignment: &v1::A
 
 /// A whole worker.
 async fn work(coordinator: &Coordinator) -> Result<Ended, Failure> {
-    let options = SessionOptions { coordinator: coordinator.address.clone(), name: "worker".to_string(), token: TOKEN.to_string() };
+    let options = SessionOptions {
+        coordinator: coordinator.address.clone(),
+        name: "worker".to_string(),
+        token: TOKEN.to_string(),
+        tls: ClientFiles::default(),
+    };
     let (_stay, leave) = watch::channel(false);
     session::run(options, leave).await
 }
@@ -150,6 +156,8 @@ async fn a_worker_that_sees_another_store_says_so_and_takes_no_work() {
     assert!(f.message.contains(&format!("does not see the run's store at {url}")), "{}", f.message);
     assert!(f.message.contains("use a shared one"), "{}", f.message);
     assert!(!coordinator.ending.is_finished(), "the run waits for workers that do see it");
+    let (name, _) = enter(&coordinator, "worker").await;
+    assert_eq!(name, "worker", "the coordinator was told that the other is gone");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //! compares what they leave behind.
 
 pub mod chat_server;
+pub mod fuzz;
 pub mod oracle;
 
 use ip2p_pipeline::records::{ImageRef, IndexRow};

@@ -2,6 +2,7 @@
 
 use crate::failure::failure;
 use crate::session::{self, Ended, SessionOptions};
+use crate::tls::ClientFiles;
 use ip2p_pipeline::task::{Cause, Failure};
 use std::io::Read;
 use std::process::ExitCode;
@@ -9,7 +10,8 @@ use tokio::sync::watch;
 
 /// Connects to a coordinator and works until there is no more work.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  IP2P_TOKEN=... ip2p-worker --coordinator http://10.0.0.5:7070")]
+#[command(after_help = "Examples:\n  IP2P_TOKEN=... ip2p-worker --coordinator http://10.0.0.5:7070\n  \
+                        IP2P_TOKEN=... ip2p-worker --coordinator https://gpu-head:7070 --ca ca.pem")]
 pub struct WorkerArgs {
     /// Address of the coordinator, e.g. http://10.0.0.5:7070. Its token is read from IP2P_TOKEN
     #[arg(long, value_name = "URL")]
@@ -17,6 +19,8 @@ pub struct WorkerArgs {
     /// Name of this worker, unique in the run [default: host name and process id]
     #[arg(long)]
     pub name: Option<String>,
+    #[command(flatten)]
+    pub tls: ClientFiles,
     /// Leave when standard input closes: how a local worker learns that its coordinator died
     #[arg(long, hide = true)]
     pub exit_with_parent: bool,
@@ -63,7 +67,7 @@ async fn work(args: WorkerArgs) -> Result<Ended, Failure> {
     if args.exit_with_parent {
         watch_parent(ask_to_leave);
     }
-    session::run(SessionOptions { coordinator: args.coordinator, name, token }, leave).await
+    session::run(SessionOptions { coordinator: args.coordinator, name, token, tls: args.tls }, leave).await
 }
 
 /// Host and process id; two workers of one run cannot share both.

@@ -68,7 +68,8 @@ mod tests {
 
     #[test]
     fn a_workers_own_disk_is_its_own_trouble() {
-        let disk = |kind: ErrorKind| object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(std::io::Error::from(kind)) };
+        let disk =
+            |kind: ErrorKind| object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(std::io::Error::from(kind)) };
         let stored = |source| domain(Error::Store { action: "create", key: "file:///x".to_string(), source }).cause;
         let file = |kind: ErrorKind| domain(Error::File { path: "/tmp/x".to_string(), source: kind.into() }).cause;
         for kind in [ErrorKind::StorageFull, ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem] {

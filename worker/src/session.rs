@@ -6,12 +6,14 @@ use crate::loaded::Models;
 use crate::ready;
 use crate::run_partition::run_partition;
 use crate::stages::Env;
+use crate::tls::{self, ClientFiles};
 use backon::{ExponentialBuilder, Retryable};
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished};
 use ip2p_proto::v1::coordinator_client::CoordinatorClient;
 use ip2p_proto::{MAX_MESSAGE_BYTES, PROTOCOL, TOKEN_KEY, Wire, v1};
 use std::convert::Infallible;
+use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -30,6 +32,8 @@ pub struct SessionOptions {
     pub name: String,
     /// The coordinator's token; never logged.
     pub token: String,
+    /// For a coordinator behind TLS.
+    pub tls: ClientFiles,
 }
 
 /// Why a session ended well.
@@ -105,6 +109,16 @@ async fn tell_unfit(client: &Client, worker: &str, f: Failure) -> Failure {
     f
 }
 
+/// Tells the coordinator why this worker leaves, which need not concern any other; hands the failure on.
+async fn tell_alone(client: &Client, worker: &str, f: Failure) -> Failure {
+    let alone = Failure { cause: Cause::Transient, message: f.message.clone() };
+    let request = v1::UnfitRequest { worker: worker.to_string(), failed: Some(alone.into()) };
+    if let Err(status) = client.clone().unfit(request).await {
+        tracing::warn!("the coordinator could not be told: {}", status.message());
+    }
+    f
+}
+
 async fn register(client: &Client, options: &SessionOptions) -> Result<v1::RegisterResponse> {
     let request = v1::RegisterRequest {
         protocol: PROTOCOL,
@@ -112,7 +126,10 @@ async fn register(client: &Client, options: &SessionOptions) -> Result<v1::Regis
         worker: options.name.clone(),
         device: Models::describe_device(),
     };
-    let welcome = client.clone().register(request).await.map_err(|status| refused(options, status))?.into_inner();
+    let welcome = match client.clone().register(request).await {
+        Ok(welcome) => welcome.into_inner(),
+        Err(status) => return Err(tls::explain(&options.coordinator, &status).await.unwrap_or_else(|| refused(options, status))),
+    };
     if welcome.worker != options.name {
         tracing::warn!("another worker calls itself {}: this one is {} from now on", options.name, welcome.worker);
     }
@@ -132,10 +149,16 @@ async fn connect(options: &SessionOptions) -> Result<Client> {
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(10))
         .keep_alive_while_idle(true);
-    let dial = || endpoint.connect();
+    let endpoint = options.tls.apply(endpoint, &options.coordinator)?;
+    let dial = || async {
+        let absent = |e| failure(Cause::Transient, format!("no coordinator at {}: {e}", options.coordinator));
+        match endpoint.connect().await {
+            Ok(channel) => Ok(channel),
+            Err(e) => Err(tls::explain(&options.coordinator, &e).await.unwrap_or_else(|| absent(e))),
+        }
+    };
     let patience = ExponentialBuilder::default().with_max_delay(Duration::from_secs(5)).with_max_times(8);
-    let channel =
-        dial.retry(patience).await.map_err(|e| failure(Cause::Transient, format!("no coordinator at {}: {e}", options.coordinator)))?;
+    let channel = dial.retry(patience).when(|f: &Failure| f.cause == Cause::Transient).await?;
     let bearer = format!("Bearer {}", options.token)
         .parse()
         .map_err(|_| failure(Cause::BadInput, "IP2P_TOKEN has characters that no header can carry"))?;
@@ -150,6 +173,9 @@ fn refused(options: &SessionOptions, status: Status) -> Failure {
         Code::Unauthenticated | Code::FailedPrecondition | Code::InvalidArgument | Code::PermissionDenied => Cause::BadInput,
         _ => Cause::Transient,
     };
+    if status.source().is_some() {
+        return failure(cause, format!("no answer from the coordinator at {}: {}", options.coordinator, tls::last(&status)));
+    }
     failure(cause, format!("the coordinator at {} refused: {}", options.coordinator, status.message()))
 }
 
@@ -163,7 +189,10 @@ impl Session {
     ) -> Result<Self> {
         let plan: Plan = serde_json::from_str(&welcome.plan_json)
             .map_err(|e| failure(Cause::Bug, format!("the coordinator sent a plan this worker cannot read: {e}")))?;
-        let store = ready::open_store(&welcome.store_url, &plan).await?;
+        let store = match ready::open_store(&welcome.store_url, &plan).await {
+            Ok(store) => store,
+            Err(f) => return Err(tell_alone(client, &welcome.worker, f).await),
+        };
         let open = ip2p_proto::stages(&welcome.open_stages).map_err(|e| failure(Cause::Bug, e.to_string()))?;
         let lease = Duration::from_millis(welcome.lease_millis);
         let ready = tokio::select! {
@@ -287,8 +316,11 @@ impl Session {
         if let Err(f) = &outcome {
             tracing::warn!(stage = %assignment.stage, partition = assignment.partition, cause = f.cause.name(), "attempt ended: {}", f.message);
         }
-        let message =
-            v1::ReportRequest { worker: self.welcome.worker.clone(), assignment: Some(assignment.into()), outcome: Some(Wire::from(outcome).0) };
+        let message = v1::ReportRequest {
+            worker: self.welcome.worker.clone(),
+            assignment: Some(assignment.into()),
+            outcome: Some(Wire::from(outcome).0),
+        };
         let send = || {
             let (mut client, message) = (self.client.clone(), message.clone());
             async move { client.report(message).await }
