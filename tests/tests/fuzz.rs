@@ -1,9 +1,10 @@
 //! Runs every reader of `ip2p_tests::fuzz` on its corpus and on mutations of it: none may panic, use memory out of
-//! proportion, or take long. `IP2P_FUZZ_INPUTS=N` (per target), `IP2P_FUZZ_SEED=S` and `IP2P_FUZZ_TARGET=name` run more.
+//! proportion, or take long. `IP2P_FUZZ_INPUTS=N` (per target), `IP2P_FUZZ_SEED=S` and `IP2P_FUZZ_TARGET=name` run more,
+//! `IP2P_FUZZ_VERBOSE=1` shows the panics that readers catch.
 #![allow(unsafe_code)]
 
 use ip2p_tests::fuzz::mutate::{Rng, mutate};
-use ip2p_tests::fuzz::{TARGETS, Target, corpus, seeds};
+use ip2p_tests::fuzz::{TARGETS, Target, corpus, overwrite, seeds};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -97,12 +98,14 @@ fn run(target: &Target, seed: u64, inputs: u64, started: Instant) {
             panic!("{}: {}: {problem}", target.name, path.display());
         }
     }
-    let files: Vec<Vec<u8>> = files.into_iter().map(|(_, data)| data).collect();
+    // Those that unpack to megabytes take too long to be a start.
+    let once = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("once-"));
+    let files: Vec<Vec<u8>> = files.into_iter().filter(|(path, _)| !once(path)).map(|(_, data)| data).collect();
+    let current = place(target, "current");
     for n in 0..inputs {
         let data = mutate(&mut Rng::new(seed, n), &files);
         // A process that dies of it (a stack, a terabyte) leaves it there.
-        let current = place(target, "current");
-        std::fs::write(&current, &data).expect("a copy of the input");
+        overwrite(&current, &data);
         if let Err(problem) = try_one(target, &data, started) {
             let kept = place(target, &format!("{seed}-{n}"));
             std::fs::write(&kept, &data).expect("a copy of the input");
@@ -128,9 +131,11 @@ fn no_bytes_make_a_reader_panic_or_take_all_memory() {
             }
         }
     });
-    // Panics that a reader catches are none of ours; those that it does not are told by the test.
-    std::panic::set_hook(Box::new(|info| {
-        if std::thread::current().name().is_some_and(|name| name.starts_with("no_bytes")) && BEGAN.load(Ordering::Relaxed) == 0 {
+    // Panics that a reader catches are none of ours; those that it does not are told by the test. One inside of another
+    // ends the process at once: then all are wanted.
+    let verbose = std::env::var_os("IP2P_FUZZ_VERBOSE").is_some();
+    std::panic::set_hook(Box::new(move |info| {
+        if verbose || BEGAN.load(Ordering::Relaxed) == 0 {
             eprintln!("{info}");
         }
         *LAST_PANIC.lock().unwrap() = info.to_string();

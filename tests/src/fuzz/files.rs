@@ -8,6 +8,7 @@ use ip2p_pipeline::tables::{Table, TableReader};
 use ip2p_worker::images::Rgb8;
 use ip2p_worker::models::Weights;
 use ip2p_worker::models::llm::Llm;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -17,8 +18,14 @@ fn with_file(name: &str, data: &[u8], read: impl FnOnce(&Path)) {
     let (folder, lock) = FOLDER.get_or_init(|| (tempfile::tempdir().expect("a temporary folder"), Mutex::new(())));
     let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
     let path: PathBuf = folder.path().join(name);
-    std::fs::write(&path, data).expect("a temporary file");
+    overwrite(&path, data);
     read(&path);
+}
+
+/// Without a truncation to nothing, after which some file systems wait for the disk.
+pub fn overwrite(path: &Path, data: &[u8]) {
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path).expect("a file to write");
+    file.write_all(data).and_then(|()| file.set_len(data.len() as u64)).expect("room for a file");
 }
 
 fn scan(name: &str, data: &[u8]) {

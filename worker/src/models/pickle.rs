@@ -130,16 +130,16 @@ impl<'a> Walk<'a> {
             b')' | b']' | b'}' | b'd' | b'N' | 0x88 | 0x89 => self.push(Size::ONE),
             b'(' => self.stack.push(None),
             b't' => {
-                let inside = self.to_mark()?;
+                let inside = self.pop_to_mark()?;
                 self.push(inside.around());
             }
             0x85 | b'Q' => self.combine(1)?,
             0x86 | b'R' | b'b' | 0x81 => self.combine(2)?,
             0x87 => self.combine(3)?,
-            b'a' => self.into_last(1)?,
-            b's' => self.into_last(2)?,
+            b'a' => self.extend_last(1)?,
+            b's' => self.extend_last(2)?,
             b'e' | b'u' => {
-                let inside = self.to_mark()?;
+                let inside = self.pop_to_mark()?;
                 let holder = self.pop()?;
                 self.stack.push(Some(holder.with(inside.around())));
             }
@@ -206,7 +206,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Appends to a list or sets an item of a dictionary.
-    fn into_last(&mut self, n: usize) -> Result<(), End> {
+    fn extend_last(&mut self, n: usize) -> Result<(), End> {
         let mut inside = Size::default();
         for _ in 0..n {
             inside = inside.with(self.pop()?);
@@ -216,7 +216,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn to_mark(&mut self) -> Result<Size, End> {
+    fn pop_to_mark(&mut self) -> Result<Size, End> {
         let mut inside = Size::default();
         loop {
             match self.stack.pop() {

@@ -68,6 +68,7 @@ impl Network {
         let number = |key: &str| number_in(&content, key);
         let architecture = content.metadata.get("general.architecture").and_then(|value| value.to_string().ok().cloned());
         let architecture = architecture.unwrap_or_default();
+        check_tensors(path, &content, file)?;
         // candle makes room for what these say before it looks at the tensors.
         for (key, most) in LARGEST {
             let key = format!("{architecture}.{key}");
@@ -145,6 +146,21 @@ impl Network {
         }?;
         Ok(logits.squeeze(0)?.to_dtype(DType::F32)?.to_vec1()?)
     }
+}
+
+/// candle multiplies the sides of a tensor without checks, and reads one without elements from nowhere.
+fn check_tensors(path: &Path, content: &Content, file: &File) -> Result<()> {
+    let length = file.metadata().map_err(|e| Error::file(path, e))?.len();
+    for (name, info) in &content.tensor_infos {
+        let elements = info.shape.dims().iter().try_fold(1u64, |n, &side| n.checked_mul(side as u64)).filter(|n| *n > 0);
+        let (block, size) = (info.ggml_dtype.block_size() as u64, info.ggml_dtype.type_size() as u64);
+        let bytes = elements.and_then(|n| (n / block.max(1)).checked_mul(size));
+        if bytes.is_none_or(|bytes| bytes == 0 || bytes > length) {
+            let problem = format!("damaged GGUF file: tensor {name} of shape {:?} is not in it; fetch it again", info.shape.dims());
+            return Err(Error::file(path, problem));
+        }
+    }
+    Ok(())
 }
 
 fn number_in(content: &Content, key: &str) -> Option<u32> {
