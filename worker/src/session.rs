@@ -128,7 +128,9 @@ async fn register(client: &Client, options: &SessionOptions) -> Result<v1::Regis
     };
     let welcome = match client.clone().register(request).await {
         Ok(welcome) => welcome.into_inner(),
-        Err(status) => return Err(tls::explain(&options.coordinator, &status).await.unwrap_or_else(|| refused(options, status))),
+        Err(status) => {
+            return Err(tls::explain(&options.coordinator, &options.tls, &status).await.unwrap_or_else(|| refused(options, status)));
+        }
     };
     if welcome.worker != options.name {
         tracing::warn!("another worker calls itself {}: this one is {} from now on", options.name, welcome.worker);
@@ -154,7 +156,7 @@ async fn connect(options: &SessionOptions) -> Result<Client> {
         let absent = |e| failure(Cause::Transient, format!("no coordinator at {}: {e}", options.coordinator));
         match endpoint.connect().await {
             Ok(channel) => Ok(channel),
-            Err(e) => Err(tls::explain(&options.coordinator, &e).await.unwrap_or_else(|| absent(e))),
+            Err(e) => Err(tls::explain(&options.coordinator, &options.tls, &e).await.unwrap_or_else(|| absent(e))),
         }
     };
     let patience = ExponentialBuilder::default().with_max_delay(Duration::from_secs(5)).with_max_times(8);

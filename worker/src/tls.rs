@@ -3,11 +3,13 @@
 use crate::failure::{Result, failure};
 use ip2p_pipeline::task::{Cause, Failure};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{CertificateError, Error as TlsError, InvalidMessage};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{CertificateError, ClientConfig, ClientConnection, Error as TlsError, InvalidMessage, RootCertStore};
 use std::error::Error;
-use std::io;
+use std::io::{self, Read};
+use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -21,6 +23,8 @@ pub fn install() {
 
 /// Longest TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a server has to say what it has against a client.
+const LISTENING: Duration = Duration::from_secs(2);
 
 /// PEM files for a coordinator at an https:// address.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -83,10 +87,17 @@ fn wrong(message: String) -> Failure {
 }
 
 /// What is wrong between the two ends of a connection, when it is TLS and no new try can help.
-pub async fn explain(url: &str, error: &(dyn Error + 'static)) -> Option<Failure> {
+///
+/// A server that refuses a client closes the connection, and what it says can be lost when the client is writing. So it
+/// is asked once more, by a client that only listens.
+pub async fn explain(url: &str, files: &ClientFiles, error: &(dyn Error + 'static)) -> Option<Failure> {
     let advice = match causes(error).find_map(advice) {
         Some(advice) => advice,
-        None if url.starts_with("http://") && speaks_tls(url).await => "it speaks TLS: write https:// instead of http://".to_string(),
+        None if url.starts_with("https://") => {
+            let (url, files) = (url.to_string(), files.clone());
+            tokio::task::spawn_blocking(move || listen(&url, &files)).await.ok()??
+        }
+        None if speaks_tls(url).await => "it speaks TLS: write https:// instead of http://".to_string(),
         None => return None,
     };
     Some(wrong(format!("no connection to the coordinator at {url}: {advice}")))
@@ -118,6 +129,33 @@ fn refused(alert: &str) -> String {
         "CertificateRequired" => "it wants a certificate of this worker: give --cert and --key, signed by run.tls.client_ca".to_string(),
         alert => format!("it refused this worker's certificate or TLS: {alert}"),
     }
+}
+
+/// What a server says against a TLS client that has just connected.
+fn listen(url: &str, files: &ClientFiles) -> Option<String> {
+    let uri: Uri = url.parse().ok()?;
+    let host = uri.host()?;
+    let mut roots = RootCertStore::empty();
+    match &files.ca {
+        Some(path) => drop(roots.add_parsable_certificates(CertificateDer::pem_file_iter(path).ok()?.flatten())),
+        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+    }
+    let client = ClientConfig::builder().with_root_certificates(roots);
+    let mut config = match (&files.cert, &files.key) {
+        (Some(cert), Some(key)) => {
+            let chain = CertificateDer::pem_file_iter(cert).ok()?.collect::<Result<_, _>>().ok()?;
+            client.with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(key).ok()?).ok()?
+        }
+        _ => client.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let name = ServerName::try_from(host.trim_matches(['[', ']']).to_string()).ok()?;
+    let mut connection = ClientConnection::new(Arc::new(config), name).ok()?;
+    let address = format!("{host}:{}", uri.port_u16().unwrap_or(443)).to_socket_addrs().ok()?.next()?;
+    let mut socket = std::net::TcpStream::connect_timeout(&address, HANDSHAKE).ok()?;
+    socket.set_read_timeout(Some(LISTENING)).ok()?;
+    let said = rustls::Stream::new(&mut connection, &mut socket).read(&mut [0; 1]);
+    causes(&said.err()?).find_map(advice)
 }
 
 /// Whether a server answers the beginning of HTTP/2 with a TLS alert.
