@@ -83,7 +83,6 @@ impl Driver {
             taken_over: term.watch(),
             view,
             digests,
-            /// In order, so that what a dying coordinator wakes is the same in every replay.
             waiting_leases: BTreeMap::new(),
             dismissed: BTreeSet::new(),
             heartbeat: None,

@@ -1,17 +1,23 @@
 //! The gRPC server: checks who speaks, turns each call into one [`Request`] for the driver, and waits for its
 //! answer. It decides nothing itself.
 
+use crate::door::{Door, Peer};
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::task::{Assignment, Failure, Finished, Progress};
 use ip2p_proto::v1::coordinator_server::{Coordinator, CoordinatorServer};
-use ip2p_proto::{MAX_MESSAGE_BYTES, PROTOCOL, TOKEN_KEY, v1};
+use ip2p_proto::{MAX_MESSAGE_BYTES, MAX_NAME_BYTES, PROTOCOL, TOKEN_KEY, one_line, v1};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::InterceptorLayer;
 use tonic::{Request as Call, Response, Status};
+
+/// Most metadata of a call, in bytes; a token is the largest of it.
+const MAX_METADATA_BYTES: u32 = 8 << 10;
+/// Most calls at once on a connection; a worker has three.
+const MAX_STREAMS: u32 = 16;
 
 /// What workers ask of the driver. A dropped reply channel tells the other side that its peer is gone.
 #[derive(Debug)]
@@ -57,37 +63,54 @@ struct Service {
     driver: mpsc::Sender<Request>,
 }
 
-/// Serves until `shutdown` resolves. `token` is what workers must show as `Bearer <token>`.
+/// Serves until `shutdown` resolves. `token` is what workers must show as `Bearer <token>`; who does not gets one and
+/// the same answer to every call, known or not, before a byte of its message is read.
 pub async fn serve(
-    listener: TcpListener,
+    door: impl Into<Door>,
     token: String,
-    welcome: Welcome,
+    welcome: impl Into<Arc<Welcome>>,
     driver: mpsc::Sender<Request>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    let service = CoordinatorServer::new(Service { welcome: Arc::new(welcome), driver })
+    let mut door = door.into();
+    let service = CoordinatorServer::new(Service { welcome: welcome.into(), driver })
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let expected = format!("Bearer {token}");
-    let check = move |call: Call<()>| {
-        let shown = call.metadata().get(TOKEN_KEY).map(|value| value.as_bytes()).unwrap_or_default();
-        if equal_in_constant_time(shown, expected.as_bytes()) {
-            Ok(call)
-        } else {
-            Err(Status::unauthenticated("wrong or missing token: start the worker with the coordinator's IP2P_TOKEN"))
-        }
-    };
-    tonic::transport::Server::builder()
+    let mut server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .add_service(tonic::service::interceptor::InterceptedService::new(service, check))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown)
+        .http2_max_header_list_size(MAX_METADATA_BYTES)
+        .max_concurrent_streams(MAX_STREAMS);
+    if let Some(tls) = door.tls.take() {
+        server = server.tls_config(tls)?;
+    }
+    server
+        .layer(InterceptorLayer::new(token_check(token)))
+        .add_service(service)
+        .serve_with_incoming_shutdown(door.incoming(), shutdown)
         .await
 }
 
-/// Takes as long for a wrong token as for the right one. BLAKE3 makes both sides equally long.
-fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
-    blake3::hash(a) == blake3::hash(b)
+/// Lets calls with the token through.
+fn token_check(token: String) -> impl FnMut(Call<()>) -> Result<Call<()>, Status> + Clone {
+    let expected = blake3::hash(format!("Bearer {token}").as_bytes());
+    let refused = Arc::new(AtomicU64::new(0));
+    move |call: Call<()>| {
+        let shown = call.metadata().get(TOKEN_KEY).map(|value| value.as_bytes()).unwrap_or_default();
+        let peer = call.extensions().get::<Arc<Peer>>();
+        // BLAKE3 makes both sides equally long, and its hashes are compared in constant time.
+        if blake3::hash(shown) == expected {
+            peer.into_iter().for_each(|peer| peer.admit());
+            return Ok(call);
+        }
+        let times = refused.fetch_add(1, Ordering::Relaxed) + 1;
+        // Whoever floods the server does not flood the log.
+        if times.is_power_of_two() {
+            let address = peer.map(|peer| peer.address.to_string()).unwrap_or_default();
+            tracing::warn!(address, times, "refused a call with a wrong or missing token");
+        }
+        Err(Status::unauthenticated("wrong or missing token: start the worker with the coordinator's IP2P_TOKEN"))
+    }
 }
 
 impl Service {
@@ -100,6 +123,16 @@ impl Service {
     }
 }
 
+/// Names of workers are keys of maps and stand in logs and manifests.
+fn checked_name(worker: String) -> Result<String, Status> {
+    match (1..=MAX_NAME_BYTES).contains(&worker.len()) && !worker.contains(char::is_control) {
+        true => Ok(worker),
+        false => {
+            Err(Status::invalid_argument(format!("a worker's name has 1 to {MAX_NAME_BYTES} bytes, none of them a control character")))
+        }
+    }
+}
+
 fn required<T>(field: &str, value: Option<T>) -> Result<T, Status> {
     value.ok_or_else(|| Status::invalid_argument(format!("`{field}` is missing")))
 }
@@ -108,15 +141,16 @@ fn required<T>(field: &str, value: Option<T>) -> Result<T, Status> {
 impl Coordinator for Service {
     async fn register(&self, call: Call<v1::RegisterRequest>) -> Result<Response<v1::RegisterResponse>, Status> {
         let v1::RegisterRequest { protocol, version, worker, device } = call.into_inner();
+        let worker = checked_name(worker)?;
+        let (version, device) = (one_line(version, MAX_NAME_BYTES), one_line(device, MAX_NAME_BYTES));
         if protocol != PROTOCOL {
-            return Err(Status::failed_precondition(format!(
+            let refusal = format!(
                 "worker {worker} (version {version}) speaks protocol {protocol}, this coordinator (version {}) speaks {PROTOCOL}: \
                  use the same version on both sides",
                 env!("CARGO_PKG_VERSION")
-            )));
-        }
-        if worker.is_empty() || worker.len() > 200 {
-            return Err(Status::invalid_argument("a worker's name has 1 to 200 bytes"));
+            );
+            tracing::warn!("refused: {refusal}");
+            return Err(Status::failed_precondition(refusal));
         }
         let Registered { worker, open_stages } = self.ask(|reply| Request::Register { worker, device, reply }).await?;
         let plan_json = serde_json::to_string(&self.welcome.plan).map_err(|e| Status::internal(e.to_string()))?;
@@ -128,13 +162,14 @@ impl Coordinator for Service {
 
     async fn unfit(&self, call: Call<v1::UnfitRequest>) -> Result<Response<v1::UnfitResponse>, Status> {
         let v1::UnfitRequest { worker, failed } = call.into_inner();
+        let worker = checked_name(worker)?;
         let failure = ip2p_proto::failed(failed)?;
         self.ask(|reply| Request::Unfit { worker, failure, reply }).await?;
         Ok(Response::new(v1::UnfitResponse {}))
     }
 
     async fn lease(&self, call: Call<v1::LeaseRequest>) -> Result<Response<v1::LeaseResponse>, Status> {
-        let worker = call.into_inner().worker;
+        let worker = checked_name(call.into_inner().worker)?;
         let answer = match self.ask(|reply| Request::Lease { worker, reply }).await? {
             LeaseAnswer::Work(assignment) => v1::lease_response::Answer::Assignment(assignment.into()),
             LeaseAnswer::Leave(reason) => v1::lease_response::Answer::Leave(v1::Leave { reason }),
@@ -145,6 +180,7 @@ impl Coordinator for Service {
 
     async fn heartbeat(&self, call: Call<v1::HeartbeatRequest>) -> Result<Response<v1::HeartbeatResponse>, Status> {
         let v1::HeartbeatRequest { worker, progress } = call.into_inner();
+        let worker = checked_name(worker)?;
         let progress = progress.map(Progress::try_from).transpose()?;
         let HeartbeatAnswer { keep_lease, drain } = self.ask(|reply| Request::Heartbeat { worker, progress, reply }).await?;
         Ok(Response::new(v1::HeartbeatResponse { keep_lease, drain }))
@@ -152,6 +188,7 @@ impl Coordinator for Service {
 
     async fn report(&self, call: Call<v1::ReportRequest>) -> Result<Response<v1::ReportResponse>, Status> {
         let v1::ReportRequest { worker, assignment, outcome } = call.into_inner();
+        let worker = checked_name(worker)?;
         let assignment = required("assignment", assignment)?.try_into()?;
         let outcome = ip2p_proto::outcome(outcome)?;
         let accepted = self.ask(|reply| Request::Report { worker, assignment, outcome, reply }).await?;

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod cli;
 mod dataset;
 pub mod digest;
+pub mod door;
 pub mod driver;
 pub mod explain;
 mod fetch;

@@ -18,6 +18,7 @@ use ip2p_proto::{PROTOCOL, TOKEN_KEY, v1};
 use ip2p_worker::grpc::{Address, GrpcLink};
 use ip2p_worker::ready;
 use ip2p_worker::session::{self, Ended};
+use ip2p_worker::tls::ClientFiles;
 use std::path::Path;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -127,7 +128,7 @@ async fn keeps_lease(coordinator: &Coordinator, worker: &str, assignment: &v1::A
 
 /// A whole worker.
 async fn work(coordinator: &Coordinator) -> Result<Ended, Failure> {
-    let address = Address { coordinator: coordinator.address.clone(), token: TOKEN.to_string() };
+    let address = Address { coordinator: coordinator.address.clone(), token: TOKEN.to_string(), tls: ClientFiles::default() };
     let (_stay, leave) = watch::channel(false);
     session::run(&GrpcLink::connect(&address).await?, "worker", ready::get_ready, leave).await
 }

@@ -15,6 +15,7 @@ pub mod ids;
 pub mod layout;
 pub mod manifest;
 pub mod model_id;
+mod pages;
 pub mod plan;
 pub mod planted;
 pub mod python_json;

@@ -47,11 +47,12 @@ pub struct Counts {
 
 impl Counts {
     pub fn add(&mut self, other: &Counts) {
-        self.expected += other.expected;
-        self.output += other.output;
-        self.quarantined += other.quarantined;
+        let add = |sum: &mut u64, n: u64| *sum = sum.saturating_add(n);
+        add(&mut self.expected, other.expected);
+        add(&mut self.output, other.output);
+        add(&mut self.quarantined, other.quarantined);
         for (reason, n) in &other.rejected {
-            *self.rejected.entry(reason.clone()).or_default() += n;
+            add(self.rejected.entry(reason.clone()).or_default(), *n);
         }
     }
 
@@ -60,12 +61,13 @@ impl Counts {
     }
 
     pub fn rejected_total(&self) -> u64 {
-        self.rejected.values().sum()
+        self.rejected.values().fold(0, |sum, n| sum.saturating_add(*n))
     }
 
     /// The accounting identity that `audit` proves.
     pub fn balanced(&self) -> bool {
-        self.expected == self.output + self.rejected_total() + self.quarantined
+        let parts = self.output.checked_add(self.rejected_total()).and_then(|sum| sum.checked_add(self.quarantined));
+        parts == Some(self.expected)
     }
 }
 

@@ -9,6 +9,7 @@ mod rows;
 mod tests;
 
 use crate::error::{Error, Result};
+use crate::pages;
 use arrow::array::{Array, BooleanArray, RecordBatch, StringArray};
 use arrow::error::ArrowError;
 use bytes::Bytes;
@@ -19,9 +20,10 @@ use parquet::arrow::arrow_writer::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
-use parquet::file::reader::ChunkReader;
+use parquet::file::reader::{ChunkReader, Length};
 use std::io::Write;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 /// Rows per batch in memory, for writing and for reading.
 const BATCH_ROWS: usize = 8192;
@@ -100,6 +102,7 @@ pub struct TableReader<T> {
     what: String,
     inner: ParquetRecordBatchReader,
     metadata: Vec<KeyValue>,
+    failed: bool,
     rows: PhantomData<T>,
 }
 
@@ -117,13 +120,17 @@ impl<T: Table> TableReader<T> {
 
     fn filtered(what: &str, source: impl ChunkReader + 'static, condition: Option<(&str, &str)>) -> Result<Self> {
         let unreadable = |e| Error::format(what, e);
-        let mut builder = ParquetRecordBatchReaderBuilder::try_new(source).map_err(unreadable)?.with_batch_size(BATCH_ROWS);
+        let source = Source(Arc::new(source));
+        let opened = pages::guarded(|| ParquetRecordBatchReaderBuilder::try_new(source.clone()));
+        let mut builder = opened.map_err(|problem| Error::format(what, problem))?.map_err(unreadable)?.with_batch_size(BATCH_ROWS);
+        pages::check(&source, builder.metadata(), |_| true).map_err(|problem| Error::format(what, problem))?;
         let metadata = builder.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default();
         if let Some((column, value)) = condition {
             let mask = ProjectionMask::columns(builder.parquet_schema(), [column]);
             builder = builder.with_row_filter(equals(mask, value.to_string()));
         }
-        Ok(TableReader { what: what.to_string(), inner: builder.build().map_err(unreadable)?, metadata, rows: PhantomData })
+        let inner = pages::guarded(|| builder.build()).map_err(|problem| Error::format(what, problem))?.map_err(unreadable)?;
+        Ok(TableReader { what: what.to_string(), inner, metadata, failed: false, rows: PhantomData })
     }
 
     /// The value that the writer stored under `key`.
@@ -136,8 +143,45 @@ impl<T: Table> Iterator for TableReader<T> {
     type Item = Result<Vec<T>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let batch = self.inner.next()?;
+        if self.failed {
+            return None;
+        }
+        let batch = match pages::guarded(|| self.inner.next()) {
+            Ok(batch) => batch?,
+            Err(problem) => {
+                // What is left of the reader is not to be used again.
+                self.failed = true;
+                return Some(Err(Error::format(&self.what, problem)));
+            }
+        };
         Some(batch.map_err(|e| Error::format(&self.what, e)).and_then(|batch| T::rows(&Rows::new(&self.what, &batch))))
+    }
+}
+
+/// A file that is read by the library and looked at before.
+struct Source<R>(Arc<R>);
+
+impl<R> Clone for Source<R> {
+    fn clone(&self) -> Self {
+        Source(self.0.clone())
+    }
+}
+
+impl<R: Length> Length for Source<R> {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+}
+
+impl<R: ChunkReader> ChunkReader for Source<R> {
+    type T = R::T;
+
+    fn get_read(&self, start: u64) -> parquet::errors::Result<R::T> {
+        self.0.get_read(start)
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
+        self.0.get_bytes(start, length)
     }
 }
 

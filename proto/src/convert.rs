@@ -4,6 +4,7 @@ use crate::v1;
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::Counts;
 use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Progress};
+use std::collections::{BTreeMap, HashMap};
 
 /// A message that no version of this program would send.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +14,41 @@ pub struct ConvertError(String);
 impl From<ConvertError> for tonic::Status {
     fn from(e: ConvertError) -> Self {
         tonic::Status::invalid_argument(e.to_string())
+    }
+}
+
+/// Longest message of a failure, in bytes; the rest is cut.
+const MAX_FAILURE_BYTES: usize = 16 << 10;
+/// Most reasons and figures of a report, and the longest name of one in bytes.
+const MAX_ENTRIES: usize = 256;
+const MAX_KEY_BYTES: usize = 100;
+/// Largest number of records, units or seconds: sums over all partitions of a run still fit.
+const MAX_NUMBER: u64 = 1 << 40;
+
+/// At most `longest` bytes of a text that ends up in logs, without line ends or other control characters.
+pub fn one_line(text: String, longest: usize) -> String {
+    let mut text = cut(text, longest);
+    if text.contains(char::is_control) {
+        text = text.replace(char::is_control, " ");
+    }
+    text
+}
+
+fn cut(mut text: String, longest: usize) -> String {
+    text.truncate(text.floor_char_boundary(longest));
+    text
+}
+
+fn number(field: &str, n: u64) -> Result<u64, ConvertError> {
+    if n <= MAX_NUMBER { Ok(n) } else { Err(ConvertError(format!("`{field}` is {n}"))) }
+}
+
+/// Refuses maps that no worker sends.
+fn entries<V>(field: &str, map: HashMap<String, V>) -> Result<BTreeMap<String, V>, ConvertError> {
+    let sound = |key: &String| key.len() <= MAX_KEY_BYTES && !key.contains(char::is_control);
+    match map.len() <= MAX_ENTRIES && map.keys().all(sound) {
+        true => Ok(map.into_iter().collect()),
+        false => Err(ConvertError(format!("`{field}` has too many or too long names"))),
     }
 }
 
@@ -61,7 +97,8 @@ impl TryFrom<v1::Progress> for Progress {
 
     fn try_from(p: v1::Progress) -> Result<Self, ConvertError> {
         let assignment = required("progress.assignment", p.assignment)?.try_into()?;
-        Ok(Progress { assignment, done: p.done, total: p.total, units: p.units, kept: p.kept })
+        let (done, total) = (number("progress.done", p.done)?, number("progress.total", p.total)?);
+        Ok(Progress { assignment, done, total, units: number("progress.units", p.units)?, kept: number("progress.kept", p.kept)? })
     }
 }
 
@@ -71,10 +108,21 @@ impl From<Counts> for v1::Counts {
     }
 }
 
-impl From<v1::Counts> for Counts {
-    fn from(c: v1::Counts) -> Self {
-        Counts { expected: c.expected, output: c.output, rejected: c.rejected.into_iter().collect(), quarantined: c.quarantined }
+impl TryFrom<v1::Counts> for Counts {
+    type Error = ConvertError;
+
+    fn try_from(c: v1::Counts) -> Result<Self, ConvertError> {
+        let rejected = entries("counts.rejected", c.rejected)?;
+        for n in rejected.values().chain([&c.expected, &c.output, &c.quarantined]) {
+            number("counts", *n)?;
+        }
+        Ok(Counts { expected: c.expected, output: c.output, rejected, quarantined: c.quarantined })
     }
+}
+
+/// Finite, and of a size that sums can bear.
+fn figure(field: &str, x: f64) -> Result<f64, ConvertError> {
+    if x.abs() <= 1e15 { Ok(x) } else { Err(ConvertError(format!("`{field}` is {x}"))) }
 }
 
 impl From<Cause> for v1::Cause {
@@ -129,7 +177,7 @@ impl From<Failure> for v1::Failed {
 pub fn failed(wire: Option<v1::Failed>) -> Result<Failure, ConvertError> {
     let failed = required("failed", wire)?;
     let cause = v1::Cause::try_from(failed.cause).map_err(|e| ConvertError(e.to_string()))?.try_into()?;
-    Ok(Failure { cause, message: failed.message })
+    Ok(Failure { cause, message: cut(failed.message, MAX_FAILURE_BYTES) })
 }
 
 /// The wire form of an [`Outcome`], a type of its own because both sides of `Outcome` are foreign.
@@ -138,11 +186,14 @@ pub struct Wire(pub v1::report_request::Outcome);
 /// Reads the outcome of a report.
 pub fn outcome(wire: Option<v1::report_request::Outcome>) -> Result<Outcome, ConvertError> {
     match required("report.outcome", wire)? {
-        v1::report_request::Outcome::Done(done) => Ok(Ok(Finished {
-            counts: required("done.counts", done.counts)?.into(),
-            seconds: done.seconds,
-            figures: done.figures.into_iter().collect(),
-        })),
+        v1::report_request::Outcome::Done(done) => {
+            let figures = entries("done.figures", done.figures)?;
+            for x in figures.values() {
+                figure("done.figures", *x)?;
+            }
+            let counts = required("done.counts", done.counts)?.try_into()?;
+            Ok(Ok(Finished { counts, seconds: figure("done.seconds", done.seconds)?, figures }))
+        }
         v1::report_request::Outcome::Failed(wire) => Ok(Err(failed(Some(wire))?)),
     }
 }
@@ -173,8 +224,30 @@ mod tests {
         }
         let alone = Failure { cause: Cause::BadInput, message: "no such file".to_string() };
         assert_eq!(failed(Some(alone.clone().into())).unwrap(), alone);
+        let long = v1::Failed { cause: v1::Cause::Bug.into(), message: "é".repeat(MAX_FAILURE_BYTES) };
+        assert_eq!(failed(Some(long)).unwrap().message.len(), MAX_FAILURE_BYTES);
         assert!(outcome(None).is_err() && failed(None).is_err());
         let unspecified = v1::Failed { cause: 0, message: String::new() };
         assert!(outcome(Some(v1::report_request::Outcome::Failed(unspecified))).is_err());
+    }
+    #[test]
+    fn what_would_break_sums_or_logs_is_refused() {
+        let assignment = || Some(v1::Assignment { stage: "pairs".to_string(), partition: 0, epoch: 0, failures: 0 });
+        let progress = |done| v1::Progress { assignment: assignment(), done, total: 1, units: 0, kept: 0 };
+        assert!(Progress::try_from(progress(MAX_NUMBER)).is_ok());
+        assert!(Progress::try_from(progress(MAX_NUMBER + 1)).unwrap_err().to_string().contains("progress.done"));
+        let done = |change: fn(&mut v1::Done)| {
+            let mut done = v1::Done { counts: Some(v1::Counts::default()), seconds: 1.0, figures: HashMap::new() };
+            change(&mut done);
+            outcome(Some(v1::report_request::Outcome::Done(done)))
+        };
+        assert!(done(|_| ()).is_ok());
+        assert!(done(|d| d.seconds = f64::NAN).is_err());
+        assert!(done(|d| d.figures = [("tokens".to_string(), f64::INFINITY)].into()).is_err());
+        assert!(done(|d| d.figures = (0..=MAX_ENTRIES).map(|n| (n.to_string(), 0.0)).collect()).is_err());
+        assert!(done(|d| d.counts = Some(v1::Counts { expected: u64::MAX, ..Default::default() })).is_err());
+        assert!(done(|d| d.counts = Some(v1::Counts { rejected: [("x".repeat(101), 1)].into(), ..Default::default() })).is_err());
+        assert!(done(|d| d.counts = Some(v1::Counts { rejected: [("x".to_string(), u64::MAX)].into(), ..Default::default() })).is_err());
+        assert_eq!(one_line("a\nb\u{7}cdé".to_string(), 7), "a b cd");
     }
 }

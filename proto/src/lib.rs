@@ -2,7 +2,7 @@
 
 mod convert;
 
-pub use convert::{ConvertError, Outcome, Wire, failed, outcome, stages};
+pub use convert::{ConvertError, Outcome, Wire, failed, one_line, outcome, stages};
 
 /// Generated from `proto/ip2p/v1/coordinator.proto`.
 #[allow(clippy::all, missing_docs)]
@@ -15,6 +15,9 @@ pub const PROTOCOL: u32 = 2;
 
 /// Largest message accepted, in bytes; a plan is the largest one sent.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
+
+/// Longest name of a worker, in bytes.
+pub const MAX_NAME_BYTES: usize = 200;
 
 /// Metadata key of the bearer token that workers show.
 pub const TOKEN_KEY: &str = "authorization";

@@ -2,6 +2,7 @@
 //! compares what they leave behind.
 
 pub mod chat_server;
+pub mod fuzz;
 pub mod oracle;
 pub mod simulation;
 

@@ -111,3 +111,53 @@ fn workers_connect_with_the_token_and_leave_when_the_run_is_over() {
     pipeline.assert_sound(&external);
     expect(lonely, 1, &["no coordinator at http://127.0.0.1:1"]);
 }
+
+/// `ca.pem`, and what it signed: `cert.pem` for 127.0.0.1 and `worker.pem`, each with its `-key.pem`.
+fn write_certificates(pipeline: &Pipeline) {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    pipeline.write("ca.pem", &ca.pem());
+    for (name, host) in [("cert", "127.0.0.1"), ("worker", "worker")] {
+        let key = KeyPair::generate().unwrap();
+        let cert = CertificateParams::new(vec![host.to_string()]).unwrap().signed_by(&key, &ca).unwrap();
+        pipeline.write(&format!("{name}.pem"), &cert.pem());
+        pipeline.write(&format!("{name}-key.pem"), &key.serialize_pem());
+    }
+}
+
+#[test]
+fn a_run_behind_tls_makes_the_same_dataset_and_keeps_its_keys_to_itself() {
+    let tls = "run.tls={cert: cert.pem, key: cert-key.pem, client_ca: ca.pem}";
+    let pipeline = Pipeline::new(PROGRAM);
+    write_certificates(&pipeline);
+    let unreadable = pipeline.run_expecting(2, &["run.tls={cert: cert.pem, key: worker-key.pem}"]);
+    assert!(String::from_utf8_lossy(&unreadable.stderr).contains("do not go together"), "{unreadable:?}");
+    assert!(!pipeline.path().join("out").exists(), "nothing was begun");
+
+    let mut command = pipeline.command(&["run", "pipeline.yaml", "--set", tls, "--set", "run.launcher=external"]);
+    command.env("IP2P_TOKEN", TOKEN);
+    let mut run = Running::start(command);
+    run.wait_to_say("--coordinator https://127.0.0.1:");
+    let address = run.log().split_once("--coordinator ").and_then(|(_, rest)| rest.split_whitespace().next().map(String::from));
+    let address = address.expect("the coordinator's address");
+    let worker = |name: &str, flags: &[&str]| {
+        let mut command = pipeline.command(&["worker", "--coordinator", &address, "--name", name]);
+        command.args(flags).env("IP2P_TOKEN", TOKEN);
+        Running::start(command)
+    };
+    expect(worker("stranger", &["--ca", "ca.pem"]), 42, &["wants a certificate of this worker"]);
+    let only = worker("only", &["--ca", "ca.pem", "--cert", "worker.pem", "--key", "worker-key.pem"]);
+    assert_eq!(run.wait(), Some(0), "{}", run.log());
+    expect(only, 0, &[]);
+    for key in pipeline.objects() {
+        assert!(!String::from_utf8_lossy(&pipeline.object(&key)).contains("PRIVATE KEY"), "a private key in {key}");
+    }
+
+    // Workers of the coordinator's own need no certificate.
+    let local = Pipeline::new(PROGRAM);
+    write_certificates(&local);
+    local.run_expecting(0, &[tls]);
+    assert_eq!(local.dataset(), pipeline.dataset());
+}

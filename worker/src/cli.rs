@@ -4,6 +4,7 @@ use crate::failure::failure;
 use crate::grpc::{Address, GrpcLink};
 use crate::ready;
 use crate::session::{self, Ended};
+use crate::tls::ClientFiles;
 use ip2p_pipeline::task::{Cause, Failure};
 use std::io::Read;
 use std::process::ExitCode;
@@ -11,7 +12,8 @@ use tokio::sync::watch;
 
 /// Connects to a coordinator and works until there is no more work.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  IP2P_TOKEN=... ip2p-worker --coordinator http://10.0.0.5:7070")]
+#[command(after_help = "Examples:\n  IP2P_TOKEN=... ip2p-worker --coordinator http://10.0.0.5:7070\n  \
+                        IP2P_TOKEN=... ip2p-worker --coordinator https://gpu-head:7070 --ca ca.pem")]
 pub struct WorkerArgs {
     /// Address of the coordinator, e.g. http://10.0.0.5:7070. Its token is read from IP2P_TOKEN
     #[arg(long, value_name = "URL")]
@@ -19,6 +21,8 @@ pub struct WorkerArgs {
     /// Name of this worker, unique in the run [default: host name and process id]
     #[arg(long)]
     pub name: Option<String>,
+    #[command(flatten)]
+    pub tls: ClientFiles,
     /// Leave when standard input closes: how a local worker learns that its coordinator died
     #[arg(long, hide = true)]
     pub exit_with_parent: bool,
@@ -65,7 +69,7 @@ async fn work(args: WorkerArgs) -> Result<Ended, Failure> {
     if args.exit_with_parent {
         watch_parent(ask_to_leave);
     }
-    let link = GrpcLink::connect(&Address { coordinator: args.coordinator, token }).await?;
+    let link = GrpcLink::connect(&Address { coordinator: args.coordinator, token, tls: args.tls }).await?;
     session::run(&link, &name, ready::get_ready, leave).await
 }
 

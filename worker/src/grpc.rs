@@ -3,11 +3,13 @@
 use crate::failure::{Result, failure};
 use crate::link::{Answer, Link, Pulse, Unanswered, Welcome};
 use crate::loaded::Models;
+use crate::tls::{self, ClientFiles};
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
 use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Progress};
 use ip2p_proto::v1::coordinator_client::CoordinatorClient;
 use ip2p_proto::{MAX_MESSAGE_BYTES, PROTOCOL, TOKEN_KEY, Wire, v1};
+use std::error::Error;
 use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -22,12 +24,15 @@ pub struct Address {
     pub coordinator: String,
     /// The coordinator's token; never logged.
     pub token: String,
+    /// For a coordinator behind TLS.
+    pub tls: ClientFiles,
 }
 
 /// A connection that is made anew by itself when it breaks.
 pub struct GrpcLink {
     client: CoordinatorClient<InterceptedService<Channel, Bearer>>,
     coordinator: String,
+    tls: ClientFiles,
 }
 
 #[derive(Clone)]
@@ -43,7 +48,7 @@ impl Interceptor for Bearer {
 impl GrpcLink {
     /// Tries for about half a minute.
     pub async fn connect(address: &Address) -> Result<Self> {
-        let Address { coordinator, token } = address;
+        let Address { coordinator, token, tls } = address;
         let bad =
             |what: &str| failure(Cause::BadInput, format!("{what} `{coordinator}` is not valid: write for example http://10.0.0.5:7070"));
         if !coordinator.contains("://") {
@@ -55,22 +60,30 @@ impl GrpcLink {
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(10))
             .keep_alive_while_idle(true);
-        let dial = || endpoint.connect();
+        let endpoint = tls.apply(endpoint, coordinator)?;
+        let dial = || async {
+            let absent = |e| failure(Cause::Transient, format!("no coordinator at {coordinator}: {e}"));
+            match endpoint.connect().await {
+                Ok(channel) => Ok(channel),
+                Err(e) => Err(tls::explain(coordinator, tls, &e).await.unwrap_or_else(|| absent(e))),
+            }
+        };
         let patience = ExponentialBuilder::default().with_max_delay(Duration::from_secs(5)).with_max_times(8);
-        let channel = dial.retry(patience).await.map_err(|e| failure(Cause::Transient, format!("no coordinator at {coordinator}: {e}")))?;
+        let channel = dial.retry(patience).when(|f: &Failure| f.cause == Cause::Transient).await?;
         let bearer = format!("Bearer {token}")
             .parse()
             .map_err(|_| failure(Cause::BadInput, "IP2P_TOKEN has characters that no header can carry"))?;
         let client = CoordinatorClient::with_interceptor(channel, Bearer(bearer))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        Ok(GrpcLink { client, coordinator: coordinator.clone() })
+        Ok(GrpcLink { client, coordinator: coordinator.clone(), tls: tls.clone() })
     }
 }
 
 impl From<Status> for Unanswered {
     fn from(status: Status) -> Self {
-        let message = status.message().to_string();
+        // What the connection said is nearer to the cause than what gRPC made of it.
+        let message = if status.source().is_some() { tls::last(&status) } else { status.message().to_string() };
         match status.code() {
             Code::NotFound => Unanswered::Unknown,
             Code::Unauthenticated | Code::FailedPrecondition | Code::InvalidArgument | Code::PermissionDenied => {
@@ -99,7 +112,13 @@ impl Link for GrpcLink {
             worker: name.to_string(),
             device: Models::describe_device(),
         };
-        let welcome = self.client.clone().register(request).await?.into_inner();
+        let welcome = match self.client.clone().register(request).await {
+            Ok(welcome) => welcome.into_inner(),
+            Err(status) => {
+                let explained = tls::explain(&self.coordinator, &self.tls, &status).await;
+                return Err(explained.map_or_else(|| status.into(), |f| Unanswered::Refused(f.message)));
+            }
+        };
         Ok(Welcome {
             plan: serde_json::from_str(&welcome.plan_json).map_err(nonsense)?,
             open_stages: ip2p_proto::stages(&welcome.open_stages).map_err(nonsense)?,

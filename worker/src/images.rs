@@ -1,8 +1,10 @@
 //! Pictures as RGB bytes, and as JPEG, PNG or lossless WebP files.
 
+use std::io::Cursor;
+
 use candle_core::{DType, Tensor};
 use image::codecs::{png::PngEncoder, webp::WebPEncoder};
-use image::{ExtendedColorType, ImageEncoder};
+use image::{ExtendedColorType, ImageEncoder, ImageReader, Limits};
 use ip2p_pipeline::spec::ImageFormat;
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 
@@ -27,6 +29,15 @@ pub struct Rgb8 {
     pub width: u32,
     pub height: u32,
     pub bytes: Vec<u8>,
+}
+
+/// Sides as large as `stages.pairs.resolution` can be, with 16 bits a channel.
+fn limits() -> Limits {
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(4096);
+    limits.max_image_height = Some(4096);
+    limits.max_alloc = Some(160 << 20);
+    limits
 }
 
 impl Rgb8 {
@@ -62,9 +73,11 @@ impl Rgb8 {
         Ok(out)
     }
 
-    /// Decodes a JPEG, PNG or WebP file; the format is read from its bytes.
+    /// Decodes a JPEG, PNG or WebP file of at most 4096 x 4096 pixels; the format is read from its bytes.
     pub fn decode(file: &[u8]) -> Result<Self, ImageError> {
-        let rgb = image::load_from_memory(file)?.into_rgb8();
+        let mut reader = ImageReader::new(Cursor::new(file)).with_guessed_format().map_err(image::ImageError::IoError)?;
+        reader.limits(limits());
+        let rgb = reader.decode()?.into_rgb8();
         let (width, height) = rgb.dimensions();
         Ok(Rgb8 { width, height, bytes: rgb.into_raw() })
     }

@@ -4,13 +4,14 @@ use super::inspect::{Inspector, Present};
 use super::{PARALLEL, Tally};
 use futures::{StreamExt, TryStreamExt};
 use ip2p_pipeline::Result;
+use ip2p_pipeline::formats::count::{rows_in_parquet, samples_in_tar};
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::{DataObject, PartitionManifest};
 use ip2p_pipeline::manifest::{SHARDS_FIGURE, role};
 use ip2p_pipeline::spec::ShardFormat;
-use parquet::file::reader::{FileReader, SerializedFileReader};
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::BufReader;
 
 /// Checks `index` and `shards` against the verdicts of `filter`, if those are known. Returns the number of shards.
 pub(super) async fn check(all: &mut Inspector<'_>, verdicts: Option<Tally>, present: &Present) -> Result<Option<u32>> {
@@ -142,25 +143,9 @@ fn samples_in(all: &Inspector<'_>, object: &DataObject, file: File) -> Option<(S
     let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
     match folder {
         "data" => Some((ShardFormat::Parquet, rows_in_parquet(file))),
-        "webdataset" => Some((ShardFormat::Webdataset, samples_in_tar(file))),
+        "webdataset" => Some((ShardFormat::Webdataset, samples_in_tar(BufReader::new(file)))),
         // `<seed>_0.jpg` and `<seed>_1.jpg` of each pair.
         "original" if stem.ends_with("_0") => Some((ShardFormat::Original, Ok(1))),
         _ => None,
     }
-}
-
-fn rows_in_parquet(file: File) -> Result<u64, String> {
-    let reader = SerializedFileReader::new(file).map_err(|e| e.to_string())?;
-    u64::try_from(reader.metadata().file_metadata().num_rows()).map_err(|e| e.to_string())
-}
-
-/// A WebDataset sample has one `.json` member.
-fn samples_in_tar(file: File) -> Result<u64, String> {
-    let mut archive = tar::Archive::new(std::io::BufReader::new(file));
-    let mut samples = 0;
-    for entry in archive.entries().map_err(|e| e.to_string())? {
-        let entry = entry.map_err(|e| e.to_string())?;
-        samples += u64::from(entry.path_bytes().ends_with(b".json"));
-    }
-    Ok(samples)
 }

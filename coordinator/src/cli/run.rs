@@ -2,6 +2,7 @@
 
 use super::{Exit, LogArgs, PipelineArgs, RunArgs, say};
 use crate::digest::Digests;
+use crate::door::Door;
 use crate::driver::{Driver, View};
 use crate::finish;
 use crate::grpc::{self, Welcome};
@@ -18,14 +19,17 @@ use ip2p_pipeline::spec::{Launcher, Spec};
 use std::env::VarError;
 use std::io::{ErrorKind, IsTerminal};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 /// Lost or preempted attempts at one partition before it is given up.
 const PREEMPTIONS: u32 = 50;
 /// How long the server waits for its last workers.
 const GOODBYE: Duration = Duration::from_secs(2);
+/// Longest token in bytes; it travels with every call.
+const MAX_TOKEN: usize = 1000;
 /// Records to see before the share in quarantine is judged.
 const QUARANTINE_SAMPLE: u64 = 200;
 /// Triplets to see before the share of kept pairs is judged.
@@ -111,6 +115,7 @@ async fn run_spec(
     progress: &Progress,
     started: Instant,
 ) -> Result<(Summary, Ending), Exit> {
+    let tls = spec.run.tls.as_ref().map(crate::tls::server).transpose().map_err(Exit::bad_input)?;
     let Prepared { store, plan, corpus } = prepare::prepare(spec).await?;
     if let Some(summary) = finish::finished_summary(&store, &plan).await? {
         return Ok((summary, Ending::Complete));
@@ -118,6 +123,17 @@ async fn run_spec(
     let address = &plan.spec.run.listen;
     let listener = TcpListener::bind(address).await.map_err(|e| cannot_listen(address, &e))?;
     let address = listener.local_addr().map_err(|e| Exit::resumable(e.to_string()))?;
+    if tls.is_none() && !address.ip().is_loopback() {
+        progress.say(&format!("warning: {}", open_to_read(address)));
+    }
+    // Our own processes come in here: no certificate names this machine's loopback.
+    let inner = match (plan.spec.run.launcher, &tls) {
+        (Launcher::Local, Some(_)) => {
+            Some(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(|e| cannot_listen("127.0.0.1:0", &e))?)
+        }
+        _ => None,
+    };
+    let inner_address = inner.as_ref().map(TcpListener::local_addr).transpose().map_err(|e| Exit::resumable(e.to_string()))?;
     let token = token()?;
     check_launcher(plan.spec.run.launcher)?;
     // From here on an older coordinator of this run gives way, so nothing that can be refused comes later.
@@ -128,14 +144,21 @@ async fn run_spec(
         return Err(Exit::resumable(Stop::TakenOver(newer).to_string()));
     }
     let scheduler = Scheduler::new(policy(&plan), term.number, recovered);
-    let workers = launch(&plan, log, address, &token, progress);
-    let welcome = Welcome { plan: plan.clone(), store_url: store.url().to_string(), lease: plan.spec.run.lease };
+    let workers = launch(&plan, log, inner_address.unwrap_or(address), &token, progress);
+    let welcome = Arc::new(Welcome { plan: plan.clone(), store_url: store.url().to_string(), lease: plan.spec.run.lease });
     let (requests, inbox) = mpsc::channel(1024);
-    let (stop_server, stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(grpc::serve(listener, token, welcome, requests, async {
-        // Either side of the channel going away ends the server.
-        let _ = stopped.await;
-    }));
+    let (stop_server, stopped) = watch::channel(());
+    let doors = [Some(Door::new(listener, tls)), inner.map(Door::from)].into_iter().flatten();
+    let servers: Vec<_> = doors
+        .map(|door| {
+            let mut stopped = stopped.clone();
+            tokio::spawn(grpc::serve(door, token.clone(), welcome.clone(), requests.clone(), async move {
+                // Either side of the channel going away ends the server.
+                let _ = stopped.changed().await;
+            }))
+        })
+        .collect();
+    drop(requests);
     let driver = Driver::new(scheduler, inbox, workers, &term, view, Digests::start(&store, &plan));
     let (ending, scheduler, farewell) = driver.run(interrupts(progress)).await;
     let summary = finish::finish(&store, &plan, &corpus, &scheduler, &ending, started.elapsed()).await;
@@ -144,7 +167,7 @@ async fn run_spec(
     let _ = farewell.await;
     drop(stop_server);
     // Connections end by themselves when their workers leave; a worker that hangs is not waited for.
-    let _ = tokio::time::timeout(GOODBYE, server).await;
+    let _ = tokio::time::timeout(GOODBYE, futures::future::join_all(servers)).await;
     Ok((summary, ending))
 }
 
@@ -158,6 +181,13 @@ fn cannot_listen(address: &str, error: &std::io::Error) -> Exit {
         _ => "choose another address",
     };
     Exit::bad_input(format!("run.listen: cannot listen on {address}: {error}; {advice}"))
+}
+
+fn open_to_read(address: SocketAddr) -> String {
+    format!(
+        "the coordinator listens on {address} without TLS: whoever can watch the network reads the workers' token. Give run.tls a \
+         certificate (docs/security.md), or listen on 127.0.0.1 and forward the port through SSH or a VPN"
+    )
 }
 
 /// The shards are there, but card, report or summary could not be made.
@@ -191,9 +221,9 @@ fn policy(plan: &Plan) -> Policy {
 /// The workers' token: given by the user, or fresh for this coordinator.
 fn token() -> Result<String, Exit> {
     match std::env::var("IP2P_TOKEN") {
-        Ok(token) if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
+        Ok(token) if !(1..=MAX_TOKEN).contains(&token.len()) || !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
             return Err(Exit::bad_input(
-                "IP2P_TOKEN must be letters, digits and signs without spaces, and not empty: for example of `openssl rand -hex 32`",
+                "IP2P_TOKEN must be 1 to 1000 letters, digits and signs without spaces: for example of `openssl rand -hex 32`",
             ));
         }
         Ok(token) => return Ok(token),
@@ -235,8 +265,14 @@ fn launch(plan: &Plan, log: &LogArgs, address: SocketAddr, token: &str, progress
     let run = &plan.spec.run;
     match run.launcher {
         Launcher::External => {
-            let url = format!("http://{}", reachable(address, &host_name()));
-            progress.say(&format!("waiting for workers: IP2P_TOKEN=... ip2p-worker --coordinator {url}"));
+            let (scheme, flags) = match &run.tls {
+                None => ("http", ""),
+                // A certificate of a public authority needs no --ca.
+                Some(tls) if tls.client_ca.is_none() => ("https", " --ca CA.pem"),
+                Some(_) => ("https", " --ca CA.pem --cert WORKER.pem --key WORKER-KEY.pem"),
+            };
+            let url = format!("{scheme}://{}", reachable(address, &host_name()));
+            progress.say(&format!("waiting for workers: IP2P_TOKEN=... ip2p-worker --coordinator {url}{flags}"));
             None
         }
         Launcher::Local => {

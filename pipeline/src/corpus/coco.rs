@@ -5,10 +5,10 @@ use super::format::broken;
 use super::intake::Intake;
 use super::jsonl::Picker;
 use super::meter::Meter;
-use super::row::{Cell, Field};
+use super::object::{Object, Scalar};
+use super::row::{Cell, Field, MAX_TEXT};
 use crate::error::{Error, Result};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::fmt;
 use std::io::{BufReader, Read};
@@ -55,21 +55,21 @@ struct Walk<'a, 'b> {
 }
 
 impl Walk<'_, '_> {
-    fn image(&mut self, mut image: Map<String, Value>) {
-        let url = IMAGE_URL.iter().find_map(|name| match image.remove(*name) {
-            Some(Value::String(url)) if !url.is_empty() => Some(url),
+    fn image(&mut self, image: Object) {
+        let url = IMAGE_URL.iter().find_map(|name| match image.get(name) {
+            Some(Scalar::Text(url)) if !url.is_empty() && url.len() <= MAX_TEXT => Some(url.clone()),
             _ => None,
         });
-        if let (Some(id), Some(url)) = (image.get("id").and_then(Value::as_u64), url) {
+        if let (Some(id), Some(url)) = (image.number("id"), url) {
             self.urls.insert(id, url);
         }
     }
 
     /// `false` ends the reading.
-    fn annotation(&mut self, annotation: Map<String, Value>) -> bool {
+    fn annotation(&mut self, annotation: Object) -> bool {
         let number = self.annotations.map_or(1, |n| n + 1);
         self.annotations = Some(number);
-        let image = annotation.get("image_id").and_then(Value::as_u64);
+        let image = annotation.number("image_id");
         let mut row = self.picker.pick(annotation);
         if let (Cell::Missing, Some(url)) = (&row[Field::Url], image.and_then(|id| self.urls.get(&id))) {
             row[Field::Url] = Cell::Text(url.clone());

@@ -41,7 +41,7 @@ pub(crate) fn open(name: &str, mut file: File, columns: &Columns) -> Result<Inpu
     let (mut text, compressed): (Box<dyn Read>, bool) = match magic.as_slice() {
         b"PAR1" => return Ok(Input::Parquet(file)),
         [0x1f, 0x8b, ..] => (Box::new(flate2::read::MultiGzDecoder::new(file)), true),
-        [0x28, 0xb5, 0x2f, 0xfd] => (Box::new(zstd::Decoder::new(file).map_err(failed)?), true),
+        [0x28, 0xb5, 0x2f, 0xfd] => (Box::new(unpack_zstd(file).map_err(failed)?), true),
         _ => (Box::new(file), false),
     };
     let mut head = Vec::new();
@@ -54,6 +54,13 @@ pub(crate) fn open(name: &str, mut file: File, columns: &Columns) -> Result<Inpu
     }
     let format = sniff(name, &head, columns)?;
     Ok(Input::Text(format, Box::new(Cursor::new(head).chain(text))))
+}
+
+/// A window of up to 128 MiB is what the zstd program unpacks without being asked for more.
+fn unpack_zstd(file: File) -> io::Result<impl Read> {
+    let mut decoder = zstd::Decoder::new(file)?;
+    decoder.window_log_max(27)?;
+    Ok(decoder)
 }
 
 /// An error in the bytes of `place`, a file name with perhaps a line.

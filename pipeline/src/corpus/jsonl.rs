@@ -4,10 +4,10 @@ use super::columns::Columns;
 use super::format::broken;
 use super::intake::Intake;
 use super::meter::{MAX_ROW, too_long};
+use super::object::{Object, Scalar};
 use super::row::{ByField, Cell, Field, Row};
 use crate::error::Result;
 use serde::de::IgnoredAny;
-use serde_json::{Map, Value};
 use std::io::{self, BufRead, BufReader, Read};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -61,9 +61,12 @@ impl<R: Read> Lines<R> {
 }
 
 fn parse(line: &str, picker: &mut Picker) -> Result<Row, String> {
-    match serde_json::from_str(line) {
-        Ok(Value::Object(object)) => Ok(picker.pick(object)),
-        Ok(_) => Err("expected a JSON object, such as {\"caption\": \"a red circle\"}".to_string()),
+    match serde_json::from_str::<Object>(line) {
+        Ok(object) => Ok(picker.pick(object)),
+        Err(e) if e.to_string().starts_with("invalid type") => {
+            Err("expected a JSON object, such as {\"caption\": \"a red circle\"}".to_string())
+        }
+        Err(e) if e.is_data() => Err(e.to_string()),
         // Half a surrogate pair, as some writers produce, is well-formed JSON but no text.
         Err(_) if serde_json::from_str::<IgnoredAny>(line).is_ok() => Ok(invalid_utf8()),
         Err(e) => {
@@ -94,13 +97,13 @@ impl<'a> Picker<'a> {
         Picker { columns, found: ByField::default(), first_keys: None }
     }
 
-    pub(crate) fn pick(&mut self, object: Map<String, Value>) -> Row {
+    pub(crate) fn pick(&mut self, object: Object) -> Row {
         if self.first_keys.is_none() {
-            self.first_keys = Some(object.keys().cloned().collect());
+            self.first_keys = Some(object.0.iter().map(|(key, _)| key.clone()).collect());
         }
         let mut row = Row::default();
         let mut best: ByField<Option<usize>> = ByField::default();
-        for (key, value) in object {
+        for (key, value) in object.0 {
             let Some((field, rank)) = self.columns.field(&key) else { continue };
             if best[field].is_none_or(|least| rank < least) {
                 best[field] = Some(rank);
@@ -124,10 +127,10 @@ impl<'a> Picker<'a> {
     }
 }
 
-fn cell(value: Value) -> Cell {
+fn cell(value: Scalar) -> Cell {
     match value {
-        Value::Null => Cell::Null,
-        Value::String(text) => Cell::Text(text),
-        _ => Cell::NotText,
+        Scalar::Null => Cell::Null,
+        Scalar::Text(text) => Cell::Text(text),
+        Scalar::Number(_) | Scalar::Other => Cell::NotText,
     }
 }

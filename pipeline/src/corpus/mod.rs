@@ -24,6 +24,7 @@ mod import;
 mod intake;
 mod jsonl;
 mod meter;
+mod object;
 mod parquet;
 mod read;
 mod report;

@@ -5,6 +5,7 @@ use super::format::broken;
 use super::intake::Intake;
 use super::row::{ByField, Cell, Field, Row};
 use crate::error::{Error, Result};
+use crate::pages;
 use parquet::basic::{Compression, Type};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType};
@@ -18,9 +19,16 @@ use std::fs::File;
 const BATCH: usize = 1024;
 
 pub(crate) fn read(input: File, file: &str, columns: &Columns, intake: &mut Intake) -> Result<()> {
+    pages::guarded(|| read_trusting(input, file, columns, intake)).unwrap_or_else(|problem| Err(broken(file, problem)))
+}
+
+fn read_trusting(input: File, file: &str, columns: &Columns, intake: &mut Intake) -> Result<()> {
+    let pages = input.try_clone().map_err(|e| broken(file, e))?;
     let reader = SerializedFileReader::new(input).map_err(|e| broken(file, e))?;
     let found = locate(reader.metadata().file_metadata().schema_descr(), file, columns)?;
     require_known_codec(reader.metadata(), file, &found)?;
+    let wanted = |leaf| Field::ALL.into_iter().any(|field| found[field].as_ref().is_some_and(|column| column.index == leaf));
+    pages::check(&pages, reader.metadata(), wanted).map_err(|problem| broken(file, problem))?;
     intake.columns(ByField::from_fn(|field| found[field].as_ref().map(|column| column.name.clone())));
     let mut row = 0;
     for group in 0..reader.num_row_groups() {

@@ -60,13 +60,20 @@ pub(crate) enum Cell {
     /// A number, a list, ...
     NotText,
     /// Bytes that are not UTF-8.
+    TooLong,
     InvalidUtf8,
     Text(String),
 }
 
 impl Cell {
     pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
-        std::str::from_utf8(bytes).map_or(Cell::InvalidUtf8, |text| Cell::Text(text.to_string()))
+        match std::str::from_utf8(bytes) {
+            Err(_) => Cell::InvalidUtf8,
+            // A dictionary can give each of many rows the same long text, which nobody needs.
+            Ok(text) if text.len() > MAX_TEXT && !text.trim().is_empty() => Cell::TooLong,
+            Ok(text) if text.len() > MAX_TEXT => Cell::Text(String::new()),
+            Ok(text) => Cell::Text(text.to_string()),
+        }
     }
 
     /// The text, or the word for what is wrong with it. The text is kept as it is, not trimmed.
@@ -76,6 +83,7 @@ impl Cell {
             Cell::Null => Err("null"),
             Cell::NotText => Err("not_text"),
             Cell::InvalidUtf8 => Err("invalid_utf8"),
+            Cell::TooLong => Err("too_long"),
             Cell::Text(text) if text.trim().is_empty() => Err("empty"),
             Cell::Text(text) if text.len() > MAX_TEXT => Err("too_long"),
             Cell::Text(text) => Ok(text),

@@ -4,6 +4,7 @@
 //! their order: no time, user, host or path of this machine enters.
 
 pub mod card;
+pub mod count;
 pub mod hf_parquet;
 pub mod original;
 pub mod webdataset;

@@ -1,7 +1,11 @@
 //! What validation asks of this machine's files.
 
 use super::diagnostics::quoted;
+use std::io::Read;
 use std::path::Path;
+
+/// As much of a PEM file as is looked at; a bundle of all public authorities has 200 KiB.
+const MAX_PEM_BYTES: u64 = 1 << 20;
 
 /// The machine's files, as far as a pipeline file names them.
 pub trait Files {
@@ -9,6 +13,8 @@ pub trait Files {
     fn missing(&self, path: &str) -> Option<String>;
     /// Says that no file is at `pattern`, a path or a glob, if so.
     fn unmatched(&self, pattern: &str) -> Option<String>;
+    /// Says why `path` is no file of PEM with a block whose label ends with `label`, if so; never what is in the file.
+    fn not_pem(&self, path: &str, label: &str) -> Option<String>;
     /// A small file's text; `None` when it cannot be read.
     fn read(&self, path: &str) -> Option<String>;
 }
@@ -37,6 +43,18 @@ impl Files for Disk {
         }
     }
 
+    fn not_pem(&self, path: &str, label: &str) -> Option<String> {
+        let mut bytes = Vec::new();
+        let read = std::fs::File::open(path).and_then(|file| file.take(MAX_PEM_BYTES).read_to_end(&mut bytes));
+        let text = String::from_utf8_lossy(&bytes);
+        let begins = |line: &str| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(&format!("{label}-----"));
+        match read {
+            Err(error) => Some(format!("cannot read {}: {error}", tried(path))),
+            Ok(_) if text.lines().any(begins) => None,
+            Ok(_) => Some(format!("no `-----BEGIN {label}-----` is in {}", tried(path))),
+        }
+    }
+
     fn read(&self, path: &str) -> Option<String> {
         std::fs::read_to_string(path).ok()
     }
@@ -60,6 +78,10 @@ impl Files for Unchecked {
     }
 
     fn unmatched(&self, _pattern: &str) -> Option<String> {
+        None
+    }
+
+    fn not_pem(&self, _path: &str, _label: &str) -> Option<String> {
         None
     }
 

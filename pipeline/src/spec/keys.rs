@@ -237,6 +237,7 @@ fn run(s: &mut Section) -> Option<Run> {
     let chunk =
         s.default("chunk", "60s", duration("0s", "1day"), "Most work per worker that a kill can lose; 0s commits after every record.");
     let listen = s.default("listen", "127.0.0.1:0", address(), "Address the coordinator listens on.");
+    let tls = s.section_if(false, "tls", "Encrypts the connections to `listen`: see security.md.", tls);
     Some(Run {
         launcher: launcher?,
         workers: workers?,
@@ -248,7 +249,15 @@ fn run(s: &mut Section) -> Option<Run> {
         lease: lease?,
         chunk: chunk?,
         listen: listen?,
+        tls: tls?,
     })
+}
+
+fn tls(s: &mut Section) -> Option<Tls> {
+    let cert = s.required("cert", pem_file(), "The coordinator's certificate, with those between it and its authority.");
+    let key = s.required("key", pem_file(), "Its private key.");
+    let client_ca = s.optional("client_ca", pem_file(), "Authorities for workers: only workers with a certificate of theirs may connect.");
+    Some(Tls { cert: cert?, key: key?, client_ca: client_ca? })
 }
 
 fn retry(s: &mut Section) -> Option<Retry> {

@@ -269,6 +269,15 @@ pub(super) fn address() -> Kind<String> {
     })
 }
 
+/// The path of a file of certificates or of a key, on this machine.
+pub(super) fn pem_file() -> Kind<String> {
+    text_of("the path of a PEM file", |text| match () {
+        _ if is_secret(text) => Err("; a key does not belong in this file: give the path of the file that holds it".to_string()),
+        _ if text.trim().is_empty() || text.contains("://") || text.contains('\n') => Err(String::new()),
+        _ => Ok(text.to_string()),
+    })
+}
+
 /// The base URL of a server.
 pub(super) fn base_url() -> Kind<String> {
     text_of("a URL such as https://api.openai.com/v1", |text| {

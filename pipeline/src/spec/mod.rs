@@ -282,6 +282,20 @@ pub struct Run {
     pub chunk: Duration,
     /// Address the coordinator listens on.
     pub listen: String,
+    /// How connections to that address are encrypted; plain text when `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+}
+
+/// Files of PEM by path: what is in them is read where it is used, and kept nowhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tls {
+    /// The coordinator's certificate, and after it those between it and its authority.
+    pub cert: String,
+    /// Its private key.
+    pub key: String,
+    /// Authorities of which one must have signed a worker's certificate; workers need none when `None`.
+    pub client_ca: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -25,6 +25,9 @@ const DIFFUSION: &str = "models.diffusion";
 const VAE: &str = "models.vae";
 const CLIP: &str = "models.clip";
 const LLM: &str = "models.llm";
+const TLS_CERT: &str = "run.tls.cert";
+const TLS_KEY: &str = "run.tls.key";
+const TLS_CLIENT_CA: &str = "run.tls.client_ca";
 
 pub(super) fn check(values: &Values, files: &dyn Files) -> Vec<Problem> {
     let found = [
@@ -40,7 +43,9 @@ pub(super) fn check(values: &Values, files: &dyn Files) -> Vec<Problem> {
         corpus_exists(values, files),
     ];
     let models = [DIFFUSION, VAE, CLIP, LLM].map(|key| weights_exist(values, files, key));
-    found.into_iter().chain(models).flatten().map(|(key, message)| Problem::new(values.place(key), key, message)).collect()
+    let pem = [(TLS_CERT, "CERTIFICATE"), (TLS_KEY, "PRIVATE KEY"), (TLS_CLIENT_CA, "CERTIFICATE")];
+    let pem = pem.map(|(key, label)| pem_is_there(values, files, key, label));
+    found.into_iter().chain(models).chain(pem).flatten().map(|(key, message)| Problem::new(values.place(key), key, message)).collect()
 }
 
 type Found = Option<(&'static str, String)>;
@@ -156,6 +161,11 @@ fn weights_exist(values: &Values, files: &dyn Files, key: &'static str) -> Found
     let path = local(values.text(key)?)?;
     let problem = files.missing(path)?;
     refuse(key, format!("{problem}; give the folder or file of the weights, or hf://owner/name"))
+}
+
+fn pem_is_there(values: &Values, files: &dyn Files, key: &'static str, label: &str) -> Found {
+    let problem = files.not_pem(values.text(key)?, label)?;
+    refuse(key, format!("{problem}; give a PEM file (docs/security.md says how one is made)"))
 }
 
 fn corpus_exists(values: &Values, files: &dyn Files) -> Found {

@@ -14,6 +14,7 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::TensorInfo;
 
 use super::error::{Error, Result};
+use super::pickle;
 
 /// The largest header that the format allows.
 const MAX_HEADER: u64 = 100_000_000;
@@ -77,9 +78,18 @@ impl TensorFile {
     /// reference to a Python class becomes a name, a call becomes a record of its arguments, and of those only
     /// tensors are looked at. Nothing is imported or executed.
     fn open_pickle(path: &Path) -> Result<Self> {
+        let entries = pickle::check(path)?;
         // Training checkpoints keep the weights under `state_dict`; plain ones are the dictionary itself.
         let pickle =
             guarded(path, || PthTensors::new(path, Some("state_dict"))).or_else(|_| guarded(path, || PthTensors::new(path, None)))?;
+        for (name, info) in pickle.tensor_infos() {
+            let elements = info.layout.dims().iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+            let bytes = elements.and_then(|n| n.checked_mul(info.dtype.size_in_bytes())).map(|n| n as u64);
+            if bytes.is_none_or(|bytes| entries.get(&info.path).is_none_or(|entry| bytes > *entry)) {
+                let problem = format!("damaged checkpoint: {name} {:?} is not in it; fetch the file again", info.layout.dims());
+                return Err(Error::file(path, problem));
+            }
+        }
         let tensors: BTreeMap<_, _> =
             pickle.tensor_infos().iter().map(|(name, info)| (name.clone(), info.layout.dims().to_vec())).collect();
         if tensors.is_empty() {

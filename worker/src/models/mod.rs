@@ -8,6 +8,7 @@ mod cpu;
 pub mod error;
 mod layers;
 pub mod llm;
+mod pickle;
 pub mod preprocess;
 pub mod text_encoder;
 pub mod tokenizer;

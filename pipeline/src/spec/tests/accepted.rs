@@ -45,7 +45,7 @@ stages:
   filter: { clip_text: -1, clip_direction: 0, clip_image: 1, keep: 9 }
   index: {}
   shards: { formats: [original], split: { train: 1, val: 0, test: 0 }, shard_bytes: 64MiB, columns: diffusers }
-run: { launcher: external, workers: 3, threads: 2, device: cuda, retry: { attempts: 9, backoff: 500ms..2m }, max_quarantined: 0.5%, min_kept: 2%, lease: 5s, chunk: 2m, listen: "0.0.0.0:7070" }
+run: { launcher: external, workers: 3, threads: 2, device: cuda, retry: { attempts: 9, backoff: 500ms..2m }, max_quarantined: 0.5%, min_kept: 2%, lease: 5s, chunk: 2m, listen: "0.0.0.0:7070", tls: { cert: c.pem, key: k.pem } }
 "#;
     let spec = parse(text).unwrap();
     assert_eq!((spec.name.as_str(), spec.seed, spec.store.as_str()), ("all-keys_1.0", u64::MAX, "s3://bucket/prefix"));
@@ -118,6 +118,7 @@ run: { launcher: external, workers: 3, threads: 2, device: cuda, retry: { attemp
         lease: Duration::from_secs(5),
         chunk: Duration::from_secs(120),
         listen: "0.0.0.0:7070".to_string(),
+        tls: Some(Tls { cert: "c.pem".to_string(), key: "k.pem".to_string(), client_ca: None }),
     };
     assert_eq!(spec.run, run);
 }

@@ -91,3 +91,26 @@ fn a_file_that_is_none_is_refused() {
     fs::write(folder.path().join("latin"), b"version: 1\nname: caf\xe9\n").unwrap();
     assert_eq!(load("latin"), "DIR/latin: line 2 is not UTF-8 text: save the file as UTF-8");
 }
+
+#[test]
+fn certificates_and_keys_are_looked_at_but_never_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path().to_string_lossy().into_owned();
+    let cert = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
+    fs::write(folder.path().join("cert.pem"), cert).unwrap();
+    fs::write(folder.path().join("key.pem"), cert.replace("CERTIFICATE", "EC PRIVATE KEY").replace("MIIB", "SEKRIT")).unwrap();
+    fs::write(folder.path().join("cert.der"), b"\x30\x82\xff").unwrap();
+    let load = |cert: &str, key: &str| {
+        let tls = format!("run.tls={{cert: {here}/{cert}, key: {here}/{key}}}");
+        refusal(&[&tls]).replace(&here, "HERE").split(": run.").skip(1).map(|m| m.trim().to_string()).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(load("cert.pem", "key.pem"), "");
+    let advice = "; give a PEM file (docs/security.md says how one is made)";
+    let swapped = load("key.pem", "cert.pem");
+    assert!(swapped.starts_with(&format!("tls.cert: no `-----BEGIN CERTIFICATE-----` is in `HERE/key.pem`{advice}")), "{swapped}");
+    assert!(swapped.ends_with(&format!("tls.key: no `-----BEGIN PRIVATE KEY-----` is in `HERE/cert.pem`{advice}")), "{swapped}");
+    assert!(!swapped.contains("SEKRIT"));
+    assert!(load("cert.der", "key.pem").contains("no `-----BEGIN CERTIFICATE-----` is in `HERE/cert.der`"));
+    let missing = load("none.pem", "key.pem");
+    assert!(missing.starts_with("tls.cert: cannot read `HERE/none.pem`: No such file"), "{missing}");
+}

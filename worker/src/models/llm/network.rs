@@ -2,7 +2,7 @@
 
 use crate::models::error::{Error, Result};
 use crate::models::weights::Weights;
-use candle_core::quantized::gguf_file::Content;
+use candle_core::quantized::gguf_file::{Content, Value as GgufValue};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::llama::{Cache, Config, Llama, LlamaConfig, LlamaEosToks};
@@ -11,6 +11,20 @@ use serde_json::Value;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+
+/// Numbers of a GGUF file, and the most that a model of these architectures has of each.
+const LARGEST: [(&str, u32); 7] = [
+    ("attention.head_count", 1024),
+    ("attention.head_count_kv", 1024),
+    ("attention.key_length", 4096),
+    ("block_count", 1024),
+    ("embedding_length", 1 << 17),
+    ("expert_count", 1024),
+    ("rope.dimension_count", 4096),
+];
+const NEEDED: [&str; 3] = ["attention.head_count", "attention.head_count_kv", "block_count"];
+/// Longest text in tokens that is asked of a model; candle computes a table of this length for it.
+const LONGEST_CONTEXT: u32 = 1 << 16;
 
 /// A network with the keys and values of the text so far.
 pub(super) enum Network {
@@ -50,37 +64,65 @@ impl Network {
     }
 
     /// Loads a GGUF file of the architectures llama (SmolLM2 among others), qwen2 or qwen3.
-    pub(super) fn from_gguf(path: &Path, content: Content, file: &mut File, device: &Device) -> Result<Loaded> {
-        let number = |key: &str| content.metadata.get(key).and_then(|value| value.to_u32().ok());
+    pub(super) fn from_gguf(path: &Path, mut content: Content, file: &mut File, device: &Device) -> Result<Loaded> {
+        let number = |key: &str| number_in(&content, key);
         let architecture = content.metadata.get("general.architecture").and_then(|value| value.to_string().ok().cloned());
         let architecture = architecture.unwrap_or_default();
-        for key in ["attention.head_count", "attention.head_count_kv", "block_count"] {
-            if number(&format!("{architecture}.{key}")).unwrap_or(0) == 0 {
-                return Err(Error::config(path, format!("{architecture}.{key}"), "missing or zero in the GGUF metadata"));
+        check_tensors(path, &content, file)?;
+        // candle makes room for what these say before it looks at the tensors.
+        for (key, most) in LARGEST {
+            let key = format!("{architecture}.{key}");
+            match number(&key).unwrap_or(0) {
+                0 if NEEDED.iter().any(|needed| key.ends_with(needed)) => {
+                    return Err(Error::config(path, key, "missing or zero in the GGUF metadata"));
+                }
+                n if n > most => return Err(Error::config(path, key, format!("{n} is more than the {most} of any model known here"))),
+                _ => {}
             }
         }
-        let trained = number(&format!("{architecture}.context_length")).unwrap_or(2048) as usize;
-        let ends = number("tokenizer.ggml.eos_token_id").into_iter().collect();
+        let context_length = format!("{architecture}.context_length");
+        let trained = number(&context_length).unwrap_or(2048).min(LONGEST_CONTEXT);
+        content.metadata.insert(context_length, GgufValue::U32(trained));
+        let trained = trained as usize;
+        let ends = number_in(&content, "tokenizer.ggml.eos_token_id").into_iter().collect();
+        // candle divides and reshapes by numbers of the file.
         let failed = |e: candle_core::Error| Error::file(path, e);
-        let (network, context) = match architecture.as_str() {
-            "llama" => {
-                let model = quantized_llama::ModelWeights::from_gguf(content, file, device).map_err(failed)?;
-                (Network::GgufLlama(Box::new(model)), trained.min(quantized_llama::MAX_SEQ_LEN))
-            }
-            "qwen2" => {
-                let model = quantized_qwen2::ModelWeights::from_gguf(content, file, device).map_err(failed)?;
-                (Network::GgufQwen2(Box::new(model)), trained)
-            }
-            "qwen3" => {
-                let model = quantized_qwen3::ModelWeights::from_gguf(content, file, device).map_err(failed)?;
-                (Network::GgufQwen3(Box::new(model)), trained)
-            }
-            other => {
-                let problem = format!("architecture `{other}` is not supported: use llama, qwen2 or qwen3");
+        let read = catch_unwind(AssertUnwindSafe(|| Self::read_gguf(&architecture, trained, content, file, device)));
+        let (network, context) = match read {
+            Ok(Some(read)) => read.map_err(failed)?,
+            Ok(None) => {
+                let problem = format!("architecture `{architecture}` is not supported: use llama, qwen2 or qwen3");
                 return Err(Error::config(path, "general.architecture", problem));
             }
+            Err(_) => return Err(Error::file(path, "damaged GGUF file: its numbers do not fit together; fetch it again")),
         };
         Ok(Loaded { network, context, ends })
+    }
+
+    /// The network of a known architecture, and the longest text that it reads.
+    fn read_gguf(
+        architecture: &str,
+        trained: usize,
+        content: Content,
+        file: &mut File,
+        device: &Device,
+    ) -> Option<candle_core::Result<(Network, usize)>> {
+        let network = match architecture {
+            "llama" => {
+                let model = quantized_llama::ModelWeights::from_gguf(content, file, device);
+                model.map(|model| (Network::GgufLlama(Box::new(model)), trained.min(quantized_llama::MAX_SEQ_LEN)))
+            }
+            "qwen2" => {
+                let model = quantized_qwen2::ModelWeights::from_gguf(content, file, device);
+                model.map(|model| (Network::GgufQwen2(Box::new(model)), trained))
+            }
+            "qwen3" => {
+                let model = quantized_qwen3::ModelWeights::from_gguf(content, file, device);
+                model.map(|model| (Network::GgufQwen3(Box::new(model)), trained))
+            }
+            _ => return None,
+        };
+        Some(network)
     }
 
     /// Forgets the text so far.
@@ -104,6 +146,25 @@ impl Network {
         }?;
         Ok(logits.squeeze(0)?.to_dtype(DType::F32)?.to_vec1()?)
     }
+}
+
+/// candle multiplies the sides of a tensor without checks, and reads one without elements from nowhere.
+fn check_tensors(path: &Path, content: &Content, file: &File) -> Result<()> {
+    let length = file.metadata().map_err(|e| Error::file(path, e))?.len();
+    for (name, info) in &content.tensor_infos {
+        let elements = info.shape.dims().iter().try_fold(1u64, |n, &side| n.checked_mul(side as u64)).filter(|n| *n > 0);
+        let (block, size) = (info.ggml_dtype.block_size() as u64, info.ggml_dtype.type_size() as u64);
+        let bytes = elements.and_then(|n| (n / block.max(1)).checked_mul(size));
+        if bytes.is_none_or(|bytes| bytes == 0 || bytes > length) {
+            let problem = format!("damaged GGUF file: tensor {name} of shape {:?} is not in it; fetch it again", info.shape.dims());
+            return Err(Error::file(path, problem));
+        }
+    }
+    Ok(())
+}
+
+fn number_in(content: &Content, key: &str) -> Option<u32> {
+    content.metadata.get(key).and_then(|value| value.to_u32().ok())
 }
 
 /// candle's loader panics when a layer's tensor cannot be read; the reason is in the accounts of the weights.

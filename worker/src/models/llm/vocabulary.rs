@@ -5,6 +5,7 @@ use crate::models::error::{Error, Result};
 use candle_core::quantized::gguf_file::Content;
 use candle_core::quantized::tokenizer::TokenizerFromGguf;
 use serde_json::Value;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use tokenizers::Tokenizer;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
@@ -42,7 +43,10 @@ fn from_json(path: &Path) -> Result<Tokenizer> {
 /// candle reads vocabulary, merges and special tokens; how words are split is decided here, since it knows few names.
 fn from_metadata(path: &Path, content: &Content) -> Result<Tokenizer> {
     let advice = "put the model's tokenizer.json beside the file";
-    let mut tokenizer = Tokenizer::from_gguf(content).map_err(|e| Error::file(path, format!("vocabulary: {e}; {advice}")))?;
+    // Merges and tokens of a damaged file need not fit together.
+    let read = catch_unwind(AssertUnwindSafe(|| Tokenizer::from_gguf(content)));
+    let read = read.map_err(|_| Error::file(path, format!("damaged vocabulary; fetch the file again, or {advice}")))?;
+    let mut tokenizer = read.map_err(|e| Error::file(path, format!("vocabulary: {e}; {advice}")))?;
     let name = content.metadata.get("tokenizer.ggml.pre").and_then(|value| value.to_string().ok());
     let name = name.map_or("gpt-2", String::as_str);
     let words = word_splitting(name).map_err(|problem| Error::config(path, "tokenizer.ggml.pre", format!("{problem}; {advice}")))?;

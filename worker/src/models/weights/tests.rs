@@ -112,5 +112,5 @@ fn damaged_files_are_refused_by_name() {
     assert!(refusal("head.safetensors", &whole[..20]).contains("cut short"));
     assert!(refusal("empty.ckpt", b"").contains("too short"));
     assert!(refusal("old.ckpt", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.").contains("save it again as safetensors"));
-    assert!(refusal("zip.ckpt", b"PK\x03\x04 and nothing like a zip").contains("zip.ckpt: pickle cannot be read"));
+    assert!(refusal("zip.ckpt", b"PK\x03\x04 and nothing like a zip").contains("zip.ckpt: damaged checkpoint"));
 }
