@@ -5,6 +5,8 @@
 //!
 //! Prints a Markdown table. Memory is the peak of this process, so the events of the workers are in it.
 
+#![expect(clippy::print_stdout, reason = "the table is what the program is for")]
+
 use ip2p_coordinator::scheduler::{Command, Ending, Event, Policy, Recovered, Scheduler};
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::{Counts, SHARDS_FIGURE};

@@ -35,7 +35,7 @@ pub fn fate(stage: Stage, record: u64) -> Fate {
     match stage {
         Stage::Prompts if record % 17 == 3 => Fate::Quarantined,
         Stage::Prompts if record % 5 == 1 => Fate::Rejected,
-        Stage::Filter if record % 3 == 0 => Fate::Rejected,
+        Stage::Filter if record.is_multiple_of(3) => Fate::Rejected,
         _ => Fate::Output,
     }
 }
@@ -176,8 +176,8 @@ impl Work for ToyWork {
             return Err(failure(causes[world.chance.below(3) as usize], "a step failed"));
         }
         let end = if self.in_one_step() { self.records() } else { start + 1 };
-        for record in self.input[start as usize..end as usize].to_vec() {
-            self.account(record);
+        for number in start..end {
+            self.account(self.input[number as usize]);
         }
         Ok(end)
     }
