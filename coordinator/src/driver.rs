@@ -39,6 +39,8 @@ pub struct Driver {
 pub struct View {
     pub stages: Vec<StageView>,
     pub workers: Vec<WorkerView>,
+    /// Why there is no worker, while there is none.
+    pub deserted: Option<String>,
     /// Why the run is stopping, if it is.
     pub stopping: Option<String>,
 }
@@ -239,7 +241,12 @@ impl View {
             holds: w.holds,
             silent: now.saturating_sub(w.last_beat).as_secs_f64(),
         });
-        View { stages: stages.collect(), workers: workers.collect(), stopping: scheduler.stop_reason().map(ToString::to_string) }
+        View {
+            stages: stages.collect(),
+            workers: workers.collect(),
+            deserted: scheduler.deserted(),
+            stopping: scheduler.stop_reason().map(ToString::to_string),
+        }
     }
 }
 
@@ -294,6 +301,9 @@ fn log(notice: &Notice) {
         }
         Notice::Straggling { slow, assignment: a, worker } => {
             tracing::info!(stage = %a.stage, partition = a.partition, worker, "{} takes too long: a second attempt begins", slow.worker);
+        }
+        Notice::Mending { assignment: a, maker: (stage, partition), message } => {
+            tracing::warn!(stage = %a.stage, partition = a.partition, "{message}. It is made again by {stage} partition {partition}");
         }
         Notice::Outrun { worker, assignment: a, units } => {
             tracing::info!(stage = %a.stage, partition = a.partition, worker, units, "another attempt was first");

@@ -38,7 +38,7 @@ pub(crate) fn spec() -> Spec {
             "prompts": { "backend": { "kind": "local" }, "per_caption": 1, "temperature": 0.7, "top_p": 1.0, "max_tokens": 64,
                          "frequency_penalty": 0.1, "attempts": 3 },
             "pairs": { "samples": 3, "steps": 4, "sampler": "euler_ancestral", "p2p": { "min": 0.1, "max": 0.9 },
-                       "guidance": { "min": 7.5, "max": 15.0 }, "resolution": 64, "batch": 2, "dtype": "f32", "fuse": true,
+                       "guidance": { "min": 7.5, "max": 15.0 }, "resolution": 64, "batch": 4, "dtype": "f32", "fuse": true,
                        "keep_rejected": false, "image": { "kind": "png" } },
             "filter": { "clip_text": 0.2, "clip_direction": 0.2, "clip_image": 0.7, "keep": 2 },
             "index": {},
@@ -81,7 +81,7 @@ impl Fixture {
         let attempt = Attempt { epoch: 1 << 32 | 7, worker: "local-0.0".to_string() };
         let (start, end) = range;
         let figures = Default::default();
-        ChunkManifest { stage, partition, start, end, attempt, counts, objects, seconds: 2.5, figures }
+        ChunkManifest { stage, partition, start, end, attempt, counts, objects, seconds: 2.5, figures, stored_by: None }
     }
 
     pub async fn commit(&self, records: u64, chunks: Vec<ChunkManifest>) {

@@ -161,11 +161,15 @@ impl fmt::Display for Summary {
         writeln!(f, "splits     {}", splits.join(", "))?;
         let times: Vec<String> = self.stages.iter().map(|s| format!("{} {}", s.stage, duration(s.seconds))).collect();
         writeln!(f, "work       {}", times.join(", "))?;
+        let wasted = self.stages.iter().map(|s| (s.stage, s.figure(figures::WASTED_FIGURE))).filter(|(_, units)| *units > 0);
+        for (stage, units) in wasted {
+            writeln!(f, "wasted     {} units of {stage}, by attempts that another one outran", count(units))?;
+        }
         for error in &self.quarantine {
             writeln!(f, "quarantine {error}")?;
         }
         if !self.complete {
-            return Ok(());
+            return writeln!(f, "           partitions that are not whole yet are not counted here; what they committed is kept");
         }
         writeln!(f, "shards     {}", printable(&Place::of(&self.dataset).to_string()))?;
         if let Some(why) = &self.nothing_kept {
@@ -220,6 +224,9 @@ mod tests {
         let why = Some("0 of 12 candidates kept: 8 fail clip_direction 0.2".to_string());
         let empty = Summary { nothing_kept: why, ..summary.clone() }.to_string();
         assert!(empty.contains("no pairs   0 of 12 candidates kept: 8 fail") && !empty.contains("load "), "{empty}");
+        let mut raced = summary.clone();
+        raced.stages[1].figures.insert(figures::WASTED_FIGURE.to_string(), 12.0);
+        assert!(raced.to_string().contains("wasted     12 units of pairs"), "{raced}");
         let unfinished = Summary { complete: false, ..summary }.to_string();
         assert!(unfinished.contains("not complete") && !unfinished.contains("load"), "{unfinished}");
     }

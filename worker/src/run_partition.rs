@@ -2,12 +2,14 @@
 
 use crate::control::Control;
 use crate::failure::{Result, domain, failure};
+use crate::mend;
 use async_trait::async_trait;
 use bytes::Bytes;
 use ip2p_pipeline::commit::{self, Committed};
 use ip2p_pipeline::layout::{Stage, StageDir};
 use ip2p_pipeline::manifest::{Attempt, ChunkManifest, Counts, DataObject, PartitionManifest};
 use ip2p_pipeline::planted::{self, Defect};
+use ip2p_pipeline::spec::Filter;
 use ip2p_pipeline::store::Store;
 use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished};
 use std::collections::BTreeMap;
@@ -36,9 +38,9 @@ pub trait Stages: Send + Sync {
     fn dir(&self, stage: Stage) -> StageDir;
     /// Most work that a kill may lose.
     fn chunk(&self) -> Duration;
-    /// Opens the input of a partition.
-    async fn open(&self, assignment: Assignment) -> Result<Box<dyn Work>>;
-    /// Writes the files of a committed partition of `shards` again; no other stage has objects that can be written twice.
+    /// Opens the input of a partition; to make objects of the committed chunk `again`, or new ones.
+    async fn open(&self, assignment: Assignment, again: Option<&ChunkManifest>) -> Result<Box<dyn Work>>;
+    /// Writes the files of a committed partition of `shards` again: they go to the store while its one step works.
     async fn restore(&self, partition: u32, chunks: &[ChunkManifest], control: &Arc<Control>) -> Result<()>;
 }
 
@@ -50,12 +52,25 @@ pub struct ChunkPlace {
     pub epoch: u64,
     /// First input record of the chunk.
     pub start: u64,
+    /// The damaged objects of a committed chunk, by key: nothing else may be written.
+    pub damaged: Option<Arc<BTreeMap<String, DataObject>>>,
 }
 
 impl ChunkPlace {
     /// The attempt-scoped key of a data object; `name` has its extension.
     pub fn key(&self, name: &str) -> String {
         self.dir.data(self.partition, self.epoch, self.start, name)
+    }
+
+    /// Whether an object must be written. One of a committed chunk must be damaged, and get the bytes that its manifest
+    /// describes: others are an error.
+    pub fn may_write(&self, store: &Store, object: &DataObject) -> Result<bool> {
+        match self.damaged.as_ref().map(|damaged| damaged.get(&object.key)) {
+            None => Ok(true),
+            Some(None) => Ok(false),
+            Some(Some(described)) if described == object => Ok(true),
+            Some(Some(_)) => Err(mend::differs(store, &object.key)),
+        }
     }
 }
 
@@ -68,6 +83,8 @@ pub struct ChunkData {
     /// Objects that the stage has written itself, because they are large.
     pub written: Vec<DataObject>,
     pub figures: BTreeMap<String, f64>,
+    /// The thresholds that chose which images are stored.
+    pub stored_by: Option<Filter>,
 }
 
 /// Runs an attempt. On `Ok` the partition's manifest is in the store, made by this attempt or another.
@@ -78,15 +95,17 @@ pub async fn run_partition(stages: &dyn Stages, assignment: Assignment, worker: 
         Some(done) => done.chunks.clone(),
         None => commit::chunk_chain(store, &dir, partition).await.map_err(domain)?,
     };
-    // A committed shard is given out when its files are missing or damaged.
+    // What is committed is given out when its objects are missing or damaged.
     if assignment.stage == Stage::Shards && !chunks.is_empty() {
         stages.restore(partition, &chunks, control).await?;
+    } else if done.is_some() {
+        mend::mend(stages, assignment, &chunks, control).await?;
     }
     if let Some(done) = done {
         return Ok(finished(&done));
     }
     let attempt = Attempt { epoch: assignment.epoch, worker: worker.to_string() };
-    let mut work = stages.open(assignment).await?;
+    let mut work = stages.open(assignment, None).await?;
     let total = work.records();
     loop {
         let mut start = chunks.last().map_or(0, |chunk| chunk.end);
@@ -97,7 +116,7 @@ pub async fn run_partition(stages: &dyn Stages, assignment: Assignment, worker: 
         if start >= total {
             break;
         }
-        let place = ChunkPlace { dir, partition, epoch: assignment.epoch, start };
+        let place = ChunkPlace { dir, partition, epoch: assignment.epoch, start, damaged: None };
         let (chunk, failed) = make_chunk(stages, work.as_mut(), &place, &attempt, control).await?;
         match commit::commit_chunk(store, &dir, &chunk).await.map_err(domain)? {
             Committed::Ours => chunks.push(chunk),
@@ -172,6 +191,7 @@ async fn make_chunk(
         objects,
         seconds: started.elapsed().as_secs_f64(),
         figures: data.figures,
+        stored_by: data.stored_by,
     };
     Ok((chunk, failed))
 }
@@ -225,7 +245,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_done_before_a_failure_is_worth_a_commit() {
         let env = env().await;
-        let place = |start| ChunkPlace { dir: env.plan.dir(Stage::Pairs), partition: 0, epoch: 1, start };
+        let place = |start| ChunkPlace { dir: env.plan.dir(Stage::Pairs), partition: 0, epoch: 1, start, damaged: None };
         let attempt = Attempt { epoch: 1, worker: "w".to_string() };
         let (mut work, control) = (Scripted { fails_at: 4, done: 0 }, Arc::new(Control::default()));
         let (chunk, failed) = make_chunk(&env, &mut work, &place(0), &attempt, &control).await.unwrap();

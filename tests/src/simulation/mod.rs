@@ -3,7 +3,7 @@
 //!
 //! Nothing waits for real time. Processes are killed between any two awaits, put to sleep past their leases and woken,
 //! coordinators are replaced while the old one lives on, requests and answers are lost, writes are torn, late, or
-//! answered with an error although they landed. After every event the guarantees are checked against the truth
+//! answered with an error although they landed, and objects rot. After every event the guarantees are checked against the truth
 //! ([`world`]); when the faults end, the run must end, with every record accounted for once.
 
 mod chance;

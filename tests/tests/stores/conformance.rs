@@ -161,6 +161,7 @@ fn chunk(end: u64, epoch: u64) -> (StageDir, ChunkManifest) {
         objects: Vec::new(),
         seconds: 0.0,
         figures: Default::default(),
+        stored_by: None,
     };
     (dir, chunk)
 }
