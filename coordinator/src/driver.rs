@@ -113,7 +113,7 @@ impl Driver {
             if let Some(ending) = self.apply(event) {
                 self.show();
                 let expected = self.unaware();
-                return (ending, self.scheduler, tokio::spawn(farewell(self.requests, expected)));
+                return (ending, self.scheduler, tokio::spawn(farewell(self.requests, expected, self.workers)));
             }
             if show {
                 self.show();
@@ -250,8 +250,9 @@ impl View {
     }
 }
 
-/// Answers those who ask when the run is over, until all `expected` workers know it, or [`FAREWELL`] is over.
-async fn farewell(mut requests: mpsc::Receiver<Request>, mut expected: BTreeSet<String>) {
+/// Answers those who ask when the run is over, until all `expected` workers know it, or [`FAREWELL`] is over; then our own
+/// processes end.
+async fn farewell(mut requests: mpsc::Receiver<Request>, mut expected: BTreeSet<String>, workers: Option<LocalWorkers>) {
     let answer_all = async {
         while !expected.is_empty() {
             let Some(request) = requests.recv().await else { return };
@@ -268,6 +269,9 @@ async fn farewell(mut requests: mpsc::Receiver<Request>, mut expected: BTreeSet<
         }
     };
     let _ = tokio::time::timeout(FAREWELL, answer_all).await;
+    if let Some(workers) = workers {
+        workers.stop().await;
+    }
 }
 
 async fn observe(workers: &mut Option<LocalWorkers>) -> Observed {

@@ -177,6 +177,9 @@ async fn run_spec(
     let summary = summary.map_err(|e| unfinished(&args.pipeline, e))?;
     // A worker that loses the server before it knows that the run is over takes it for a failure.
     let _ = farewell.await;
+    if ending == Ending::Complete {
+        finish::tidy(&store, &plan)?;
+    }
     drop(stop_server);
     // Connections end by themselves when their workers leave; a worker that hangs is not waited for.
     let _ = tokio::time::timeout(GOODBYE, futures::future::join_all(servers)).await;
