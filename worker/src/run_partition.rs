@@ -17,6 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// Bytes of images and latents after which a chunk is committed early, so that they do not fill the memory.
+const CHUNK_BYTES: u64 = 128 << 20;
+
 /// A stage at work on one partition.
 #[async_trait]
 pub trait Work: Send {
@@ -25,6 +28,11 @@ pub trait Work: Send {
 
     /// Processes at least one record from `start` on; returns one past the last. A step should take seconds.
     async fn step(&mut self, start: u64, control: &Arc<Control>) -> Result<u64>;
+
+    /// Bytes of what the steps since the last chunk have made, where that can grow large.
+    fn held(&self) -> u64 {
+        0
+    }
 
     /// Hands over what the steps since the last call have made.
     async fn take_chunk(&mut self, place: &ChunkPlace) -> Result<ChunkData>;
@@ -172,7 +180,7 @@ async fn make_chunk(
         if control.lost() {
             return Err(failure(Cause::Preempted, "the lease was lost"));
         }
-        if control.draining() || started.elapsed() >= stages.chunk() {
+        if control.draining() || started.elapsed() >= stages.chunk() || work.held() >= CHUNK_BYTES {
             break;
         }
     }
@@ -211,6 +219,8 @@ mod tests {
     /// Ten records; the one at `fails_at` cannot be processed.
     struct Scripted {
         fails_at: u64,
+        /// Bytes that each record holds.
+        weight: u64,
         done: u64,
     }
 
@@ -226,6 +236,10 @@ mod tests {
             }
             self.done += 1;
             Ok(start + 1)
+        }
+
+        fn held(&self) -> u64 {
+            self.done * self.weight
         }
 
         async fn take_chunk(&mut self, _: &ChunkPlace) -> Result<ChunkData> {
@@ -247,11 +261,21 @@ mod tests {
         let env = env().await;
         let place = |start| ChunkPlace { dir: env.plan.dir(Stage::Pairs), partition: 0, epoch: 1, start, damaged: None };
         let attempt = Attempt { epoch: 1, worker: "w".to_string() };
-        let (mut work, control) = (Scripted { fails_at: 4, done: 0 }, Arc::new(Control::default()));
+        let (mut work, control) = (Scripted { fails_at: 4, weight: 0, done: 0 }, Arc::new(Control::default()));
         let (chunk, failed) = make_chunk(&env, &mut work, &place(0), &attempt, &control).await.unwrap();
         assert_eq!((chunk.start, chunk.end, chunk.counts.output), (0, 4, 4));
         assert_eq!(failed.unwrap().message, "record 4 is broken");
         let nothing_done = make_chunk(&env, &mut work, &place(4), &attempt, &control).await.unwrap_err();
         assert_eq!(nothing_done.cause, Cause::Bug);
+    }
+
+    #[tokio::test]
+    async fn a_chunk_ends_before_it_fills_the_memory() {
+        let env = env().await;
+        let place = ChunkPlace { dir: env.plan.dir(Stage::Pairs), partition: 0, epoch: 1, start: 0, damaged: None };
+        let attempt = Attempt { epoch: 1, worker: "w".to_string() };
+        let mut work = Scripted { fails_at: 99, weight: CHUNK_BYTES / 3, done: 0 };
+        let (chunk, _) = make_chunk(&env, &mut work, &place, &attempt, &Arc::new(Control::default())).await.unwrap();
+        assert_eq!((chunk.start, chunk.end), (0, 4));
     }
 }

@@ -77,6 +77,10 @@ impl Work for FilterWork {
         Ok(start + 1)
     }
 
+    fn held(&self) -> u64 {
+        self.judged.iter().filter_map(|judged| judged.images.as_ref()).flatten().map(Vec::len).sum::<usize>() as u64
+    }
+
     async fn take_chunk(&mut self, place: &ChunkPlace) -> Result<ChunkData> {
         let extension = self.env.plan.spec.stages.pairs.image.extension();
         let mut data = ChunkData::default();

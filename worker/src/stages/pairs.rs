@@ -124,6 +124,12 @@ impl Work for PairsWork {
         Ok(start + 1)
     }
 
+    fn held(&self) -> u64 {
+        let images = |drawn: &Drawn| drawn.images.iter().flatten().map(Vec::len).sum::<usize>();
+        let latents = |drawn: &Drawn| drawn.latents.as_ref().map_or(0, |tensor| 4 * tensor.elem_count());
+        self.drawn.iter().map(|drawn| images(drawn) + latents(drawn)).sum::<usize>() as u64
+    }
+
     async fn take_chunk(&mut self, place: &ChunkPlace) -> Result<ChunkData> {
         self.close().await?;
         let extension = self.env.plan.spec.stages.pairs.image.extension();
