@@ -4,7 +4,7 @@
 //! second fails in direction, the third in image similarity, but the very last candidate is quarantined.
 
 use bytes::Bytes;
-use ip2p_pipeline::corpus::{self, CorpusManifest, CorpusReport};
+use ip2p_pipeline::corpus::{self, CorpusManifest, CorpusReport, Position, Skipped};
 use ip2p_pipeline::ids::CaptionId;
 use ip2p_pipeline::layout::{self, Stage};
 use ip2p_pipeline::manifest::{Attempt, ChunkManifest, Counts, DataObject, PartitionManifest};
@@ -224,12 +224,13 @@ async fn freeze(store: &Store, spec: Spec) -> Plan {
     let data = DataObject::describe("corpus", dir.data(0, 0, 0, "corpus.parquet"), &CorpusRecord::encode(&records).unwrap());
     store.put(&data.key, CorpusRecord::encode(&records).unwrap()).await.unwrap();
     let fingerprint = ids::Fingerprint::of(&["content"]);
+    let skipped = Skipped { rows: 1, first: Position { file: "captions.jsonl".to_string(), row: 4 } };
     let manifest = CorpusManifest {
         attempt: Attempt { epoch: 0, worker: "import".to_string() },
         records: 5,
         fingerprint,
         objects: vec![corpus::CorpusObject { records: 5, data }],
-        report: CorpusReport { rows: 6, usable: 5, ..CorpusReport::default() },
+        report: CorpusReport { rows: 6, usable: 5, skipped: [("caption_empty".to_string(), skipped)].into(), ..CorpusReport::default() },
     };
     store.put(&dir.manifest(0), commit::encode(&manifest).unwrap()).await.unwrap();
     let models = ip2p_pipeline::plan::ModelFingerprints { diffusion: fingerprint, vae: None, clip: fingerprint, llm: Some(fingerprint) };
