@@ -1,19 +1,22 @@
 //! The process harness: writes small pipelines, starts real coordinators with real workers, kills them, and
 //! compares what they leave behind.
 
+pub mod chaos;
 pub mod chat_server;
 pub mod fuzz;
 pub mod oracle;
+pub mod servers;
 pub mod simulation;
 
 use ip2p_pipeline::records::{ImageRef, IndexRow};
 use ip2p_pipeline::store::Store;
 use ip2p_pipeline::tables::Table;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
-use tempfile::{NamedTempFile, TempDir};
+use tempfile::{NamedTempFile, TempDir, TempPath};
 
 /// Longest time that any run of a test may take.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -118,6 +121,11 @@ impl Pipeline {
 
     pub fn path(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Leaves the folder for a person to look at.
+    pub fn keep(self) -> PathBuf {
+        self.dir.keep()
     }
 
     pub fn write(&self, name: &str, text: &str) {
@@ -262,26 +270,35 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
 /// A program in the background, a coordinator or a worker; killed when dropped, and a coordinator's workers with it.
 pub struct Running {
     child: Child,
-    /// What it wrote to standard error so far.
-    log: NamedTempFile,
+    /// Where it writes standard error.
+    log: PathBuf,
+    /// That file, if nobody wants it afterwards.
+    _temporary: Option<TempPath>,
 }
 
 impl Running {
-    pub fn start(mut command: Command) -> Self {
-        let log = NamedTempFile::new().expect("a temporary file");
-        let stderr = log.reopen().expect("the temporary file");
-        let child = command.stdout(Stdio::null()).stderr(stderr).spawn().expect("the program starts");
-        Running { child, log }
+    pub fn start(command: Command) -> Self {
+        let log = NamedTempFile::new().expect("a temporary file").into_temp_path();
+        let mut running = Self::start_with_log(command, &log);
+        running._temporary = Some(log);
+        running
+    }
+
+    /// The same with a log that stays.
+    pub fn start_with_log(mut command: Command, log: &Path) -> Self {
+        let stderr = File::create(log).expect("a file for the log");
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().expect("the program starts");
+        Running { child, log: log.to_path_buf(), _temporary: None }
     }
 
     /// What it wrote to standard error so far.
     pub fn log(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(self.log.path()).unwrap_or_default()).into_owned()
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
     /// Waits until it has written `text`; panics when it ends before.
     pub fn wait_to_say(&mut self, text: &str) {
-        let log = self.log.path().to_path_buf();
+        let log = self.log.clone();
         let said = || std::fs::read(&log).is_ok_and(|log| String::from_utf8_lossy(&log).contains(text));
         assert!(self.wait_until(said), "it ended without saying `{text}`: {}", self.log());
     }
@@ -290,11 +307,16 @@ impl Running {
         self.child.id()
     }
 
+    /// How it ended, if it did.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the child's status")
+    }
+
     /// Waits for the end; panics when it takes too long.
     pub fn wait(&mut self) -> Option<i32> {
         let started = Instant::now();
         loop {
-            if let Some(status) = self.child.try_wait().expect("the child's status") {
+            if let Some(status) = self.ended() {
                 return status.code();
             }
             assert!(started.elapsed() < PATIENCE, "the run does not end: {}", self.log());
@@ -306,7 +328,7 @@ impl Running {
     pub fn wait_until(&mut self, mut done: impl FnMut() -> bool) -> bool {
         let started = Instant::now();
         while !done() {
-            if self.child.try_wait().expect("the child's status").is_some() {
+            if self.ended().is_some() {
                 return false;
             }
             assert!(started.elapsed() < PATIENCE, "the awaited moment does not come");
