@@ -3,6 +3,7 @@
 
 pub mod chaos;
 pub mod chat_server;
+pub mod disk;
 pub mod fuzz;
 pub mod oracle;
 pub mod servers;
@@ -29,6 +30,8 @@ pub struct Pipeline {
     remote: Option<Remote>,
     /// Variables that the program does not see.
     hidden: Vec<&'static str>,
+    /// Variables that it sees beside those of this process.
+    variables: Vec<(&'static str, String)>,
 }
 
 /// A run on a server, read from code that does not wait.
@@ -96,7 +99,7 @@ impl Pipeline {
     /// A fresh folder with `pipeline.yaml` and `captions.jsonl`. `program` is the binary under test.
     pub fn new(program: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let pipeline = Pipeline { dir, program: program.into(), remote: None, hidden: Vec::new() };
+        let pipeline = Pipeline { dir, program: program.into(), remote: None, hidden: Vec::new(), variables: Vec::new() };
         pipeline.write("pipeline.yaml", &small_pipeline());
         pipeline.write("captions.jsonl", &small_captions());
         pipeline
@@ -109,6 +112,11 @@ impl Pipeline {
         let store = format!("store: {url}\nstore_options: {options}");
         pipeline.write("pipeline.yaml", &small_pipeline().replace("store: file://./out", &store));
         pipeline
+    }
+
+    /// Gives the program a variable.
+    pub fn set(&mut self, name: &'static str, value: String) {
+        self.variables.push((name, value));
     }
 
     /// The run's URL.
@@ -152,6 +160,7 @@ impl Pipeline {
         for name in &self.hidden {
             command.env_remove(name);
         }
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -88,7 +88,7 @@ class Server:
                 if self.ready in line:
                     self.is_ready.set()
             self.process.wait()
-            self.pid_file.unlink()
+            self.pid_file.unlink(missing_ok=True)
             self.is_over.wait(RESTART)
 
     def wait(self):

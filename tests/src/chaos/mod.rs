@@ -13,6 +13,7 @@ mod stage;
 mod verdict;
 
 use crate::{Pipeline, repository};
+use ip2p_pipeline::planted::Defect;
 use schedule::Kind;
 use stage::Stage;
 use std::collections::BTreeMap;
@@ -21,6 +22,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// The variable that plants a defect in a round's processes, by its name in `pipeline::planted`.
+pub const PLANTED: &str = "IP2P_PLANTED";
 const CAPTIONS: usize = 16;
 
 /// The dataset of a run that nobody disturbs, by path and hash, and how many objects that run made.
@@ -54,6 +57,8 @@ pub struct Round {
     pub took: Duration,
     /// Files of the dataset, all as in the reference.
     pub files: usize,
+    /// The faults that fell and how processes ended, with seconds since the start.
+    pub history: Vec<String>,
 }
 
 impl fmt::Display for Round {
@@ -70,7 +75,7 @@ impl fmt::Display for Round {
 pub struct Broken {
     pub seed: u64,
     pub guarantee: String,
-    /// The faults that fell, with seconds since the start.
+    /// As in [`Round::history`].
     pub history: Vec<String>,
     /// The folder of the run and its logs.
     pub folder: PathBuf,
@@ -85,14 +90,28 @@ impl fmt::Display for Broken {
     }
 }
 
-/// Lives one round with at most `faults` faults; `program` is the binary under test.
-pub fn round(program: &Path, kind: Kind, seed: u64, faults: u64, reference: &Reference) -> Result<Round, Box<Broken>> {
-    let mut stage = Stage::set(program, kind, seed, faults, reference);
+/// What a round is made of.
+#[derive(Clone, Copy)]
+pub struct Setting<'a> {
+    /// The binary under test.
+    pub program: &'a Path,
+    pub kind: Kind,
+    /// Most faults that fall.
+    pub faults: u64,
+    pub reference: &'a Reference,
+    /// A defect that the round is to find.
+    pub planted: Option<Defect>,
+}
+
+/// Lives one round.
+pub fn round(setting: Setting, seed: u64) -> Result<Round, Box<Broken>> {
+    let mut stage = Stage::set(setting, seed);
+    let reference = setting.reference;
     let lived = stage.live().and_then(|()| verdict::verdict(&stage, reference));
     match lived {
         Ok(files) => {
-            let Stage { counted, started, .. } = &stage;
-            Ok(Round { seed, faults: counted.clone(), restarts: stage.restarts(), took: started.elapsed(), files })
+            let (restarts, Stage { counted, started, history, .. }) = (stage.restarts(), stage);
+            Ok(Round { seed, faults: counted, restarts, took: started.elapsed(), files, history })
         }
         Err(guarantee) => {
             let history = stage.history.clone();

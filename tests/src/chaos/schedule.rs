@@ -37,6 +37,8 @@ pub enum Blow {
     KillAll,
     KillServer,
     SleepServer,
+    /// It sleeps for longer than a request waits for an answer.
+    HangServer,
     FillDisk,
 }
 
@@ -63,6 +65,7 @@ impl Blow {
             Blow::KillAll => "kill all",
             Blow::KillServer => "kill server",
             Blow::SleepServer => "stop server",
+            Blow::HangServer => "hang server",
             Blow::FillDisk => "full disk",
         }
     }
@@ -74,6 +77,7 @@ impl Blow {
             Blow::SleepCoordinator | Blow::SleepWorker(_) => (lease + 500, 3 * lease),
             Blow::Rival => (2 * lease, 4 * lease),
             Blow::SleepServer => (200, 4 * lease),
+            Blow::HangServer => (31_000, 40_000),
             Blow::FillDisk => (500, 2 * lease),
             _ => (0, lease + 1000),
         }
@@ -105,7 +109,8 @@ pub fn draw(chance: &Chance, kind: Kind, faults: u64, objects: u64) -> Vec<Fault
             10 => Blow::Rival,
             11 => Blow::KillAll,
             12 | 13 if kind == Kind::S3 => Blow::KillServer,
-            _ if kind == Kind::S3 => Blow::SleepServer,
+            14 if kind == Kind::S3 => Blow::SleepServer,
+            _ if kind == Kind::S3 => Blow::HangServer,
             _ => Blow::FillDisk,
         };
         let (shortest, longest_lasting) = blow.lasts();
@@ -135,7 +140,7 @@ mod tests {
     fn every_blow_is_drawn_where_it_can_fall() {
         let names = |kind| -> BTreeSet<&str> { (0..100).flat_map(|seed| drawn(seed, kind)).map(|fault| fault.blow.name()).collect() };
         let [s3, local, disk] = [Kind::S3, Kind::Local, Kind::Disk].map(names);
-        assert_eq!((s3.len(), local.len(), disk.len()), (10, 8, 9));
+        assert_eq!((s3.len(), local.len(), disk.len()), (11, 8, 9));
         assert!(s3.contains("kill server") && !s3.contains("full disk") && disk.contains("full disk"));
         assert!(local.iter().all(|name| s3.contains(name) && disk.contains(name)));
     }

@@ -4,7 +4,8 @@ use super::part::{self, Ended, Part};
 use super::progress::Progress;
 use super::schedule::{self, Blow, Fault, Kind, WORKERS};
 use super::server::Server;
-use super::{Reference, captions};
+use super::{PLANTED, Setting, captions};
+use crate::disk::Disk;
 use crate::servers::{self, Described};
 use crate::simulation::chance::Chance;
 use crate::{Pipeline, Running};
@@ -12,6 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 const STEP: Duration = Duration::from_millis(10);
@@ -19,6 +21,8 @@ const STEP: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_secs(300);
 /// A store that was away may end a run as long as its requests are tried again, and a little more.
 const EXCUSE: Duration = Duration::from_secs(150);
+/// Room for any run of a round, in bytes.
+const DISK: u64 = 64 << 20;
 /// Exit codes of a coordinator that is through, and of one whose run can go on.
 const COMPLETE: i32 = 0;
 const RESUMABLE: i32 = 4;
@@ -26,6 +30,10 @@ const RESUMABLE: i32 = 4;
 const WORKER: [i32; 3] = [0, 1, 4];
 
 pub struct Stage {
+    /// Where the store is, if it can be filled; unmounted before the pipeline's folder is removed.
+    disk: Option<Disk>,
+    /// When the full disk gets room again.
+    disk_frees: Option<Instant>,
     pub pipeline: Pipeline,
     /// Settings beside the file, for every command.
     pub overrides: Vec<String>,
@@ -46,10 +54,14 @@ pub struct Stage {
 }
 
 impl Stage {
-    pub fn set(program: &Path, kind: Kind, seed: u64, faults: u64, reference: &Reference) -> Self {
+    pub fn set(setting: Setting, seed: u64) -> Self {
+        let Setting { program, kind, faults, reference, planted } = setting;
         let chance = Chance::new(seed);
         let schedule = schedule::draw(&chance, kind, faults, reference.objects);
-        let pipeline = pipeline(program, kind);
+        let mut pipeline = pipeline(program, kind);
+        if let Some(defect) = planted {
+            pipeline.set(PLANTED, format!("{defect:?}"));
+        }
         pipeline.write("captions.jsonl", &captions());
         let overrides = overrides(&chance);
         let address = free_address();
@@ -62,6 +74,8 @@ impl Stage {
             Part::new(name, arguments.into())
         };
         Stage {
+            disk: (kind == Kind::Disk).then(|| Disk::mount(&pipeline.path().join("out"), DISK)),
+            disk_frees: None,
             coordinator,
             workers: (1..=WORKERS).map(worker).collect(),
             rival: None,
@@ -83,8 +97,15 @@ impl Stage {
     }
 
     /// Ends every process and leaves the folder with its logs.
-    pub fn leave(self) -> PathBuf {
-        let Stage { pipeline, .. } = self;
+    pub fn leave(mut self) -> PathBuf {
+        self.calm();
+        let Stage { disk, pipeline, .. } = self;
+        if disk.is_some() {
+            // What was on the disk ends with its namespace.
+            let copied = Command::new("cp").arg("-a").args(["out", "out.kept"]).current_dir(pipeline.path()).status();
+            assert!(copied.is_ok(), "the cp command runs");
+        }
+        drop(disk);
         pipeline.keep()
     }
 
@@ -124,8 +145,9 @@ impl Stage {
             Blow::KillCoordinator | Blow::SleepCoordinator | Blow::EndCoordinator => self.coordinator.is_well(),
             Blow::Rival => self.coordinator.is_well() && self.rival.is_none(),
             Blow::KillWorker(n) | Blow::SleepWorker(n) | Blow::EndWorker(n) => self.workers[n].is_well(),
-            Blow::KillServer | Blow::SleepServer => self.server.as_ref().is_some_and(Server::is_well),
-            Blow::KillAll | Blow::FillDisk => true,
+            Blow::KillServer | Blow::SleepServer | Blow::HangServer => self.server.as_ref().is_some_and(Server::is_well),
+            Blow::FillDisk => self.disk_frees.is_none(),
+            Blow::KillAll => true,
         }
     }
 
@@ -150,8 +172,12 @@ impl Stage {
                 self.workers.iter_mut().for_each(|worker| worker.kill(fault.lasts));
             }
             Blow::KillServer => self.disturb_server(|server| server.kill()),
-            Blow::SleepServer => self.disturb_server(|server| server.sleep(fault.lasts)),
-            Blow::FillDisk => {}
+            Blow::SleepServer | Blow::HangServer => self.disturb_server(|server| server.sleep(fault.lasts)),
+            Blow::FillDisk => {
+                self.disk.iter().for_each(Disk::fill);
+                self.disk_frees = Some(Instant::now() + fault.lasts);
+                self.excused = Some(Instant::now() + fault.lasts + EXCUSE);
+            }
         }
     }
 
@@ -163,6 +189,9 @@ impl Stage {
     /// One look at everybody; true when the run is complete.
     fn tick(&mut self) -> Result<bool, String> {
         self.server.iter_mut().for_each(Server::tick);
+        if self.disk_frees.is_some_and(|at| at <= Instant::now()) {
+            self.free_disk();
+        }
         let mut complete = false;
         if let Some(ended) = self.coordinator.tick(&self.pipeline)? {
             complete |= self.coordinator_ended("coordinator", ended)?;
@@ -189,8 +218,8 @@ impl Stage {
         let last = last_line(&ended.log);
         self.note(format_args!("{name} ended with {}: {last}", ended.status));
         let is_excused = || {
-            let store_was_away = self.excused.is_some_and(|until| Instant::now() < until) && last.contains("object store");
-            ended.asked || store_was_away || last.contains("another coordinator has taken the run over")
+            let store_failed = self.excused.is_some_and(|until| Instant::now() < until) && last.contains("object store");
+            ended.asked || store_failed || last.contains("another coordinator has taken the run over")
         };
         match ended.status.code() {
             Some(COMPLETE) => Ok(true),
@@ -216,6 +245,13 @@ impl Stage {
         self.workers.iter_mut().for_each(|worker| worker.kill(Duration::ZERO));
         self.rival = None;
         self.server.iter_mut().for_each(Server::wake);
+        self.free_disk();
+    }
+
+    fn free_disk(&mut self) {
+        if self.disk_frees.take().is_some() {
+            self.disk.iter().for_each(Disk::free);
+        }
     }
 }
 
