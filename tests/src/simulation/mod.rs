@@ -6,7 +6,7 @@
 //! answered with an error although they landed, and objects rot. After every event the guarantees are checked against the truth
 //! ([`world`]); when the faults end, the run must end, with every record accounted for once.
 
-mod chance;
+pub(crate) mod chance;
 mod network;
 mod process;
 mod stages;
