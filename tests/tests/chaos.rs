@@ -38,9 +38,14 @@ fn a_disk_that_is_full_for_a_while_changes_no_byte() {
 
 #[test]
 fn a_planted_defect_is_found_with_its_seed_faults_and_logs() {
-    let broken = live(Kind::Local, 1, Some(Defect::PartialPartition)).expect_err("a round that ends well all the same");
+    let program = Path::new(PROGRAM);
+    let reference = Reference::make(program);
+    let setting = Setting { program, kind: Kind::Local, faults: 12, reference: &reference, planted: Some(Defect::PartialPartition) };
+    // It shows only when a worker is asked to leave between two chunks, as most rounds do.
+    let broken = (1..=8).find_map(|seed| round(setting, seed).err()).expect("eight rounds that end well all the same");
     let said = broken.to_string();
-    assert!(said.starts_with("seed 1: ") && said.contains("terminate worker"), "{said}");
+    // Candidates are missing: the next coordinator or the audit at the end says so.
+    assert!(said.starts_with("seed ") && said.contains("audit") && said.contains("objects: after "), "{said}");
     assert!(broken.folder.join("logs/coordinator.01.log").exists() && broken.folder.join("pipeline.yaml").exists(), "{said}");
     std::fs::remove_dir_all(&broken.folder).expect("the folder that was kept");
 }
