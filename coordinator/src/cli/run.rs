@@ -13,6 +13,7 @@ use crate::scheduler::{Ending, Policy, Scheduler, Stop};
 use crate::summary::Summary;
 use crate::term::Term;
 use crate::text::command;
+use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::Counts;
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::spec::{Launcher, Spec};
@@ -168,6 +169,10 @@ async fn run_spec(
     drop(stop_server);
     // Connections end by themselves when their workers leave; a worker that hangs is not waited for.
     let _ = tokio::time::timeout(GOODBYE, futures::future::join_all(servers)).await;
+    if ending == Ending::Complete {
+        // A second attempt at a shard may have been killed half-way since the dataset was tidied.
+        store.remove_staged(&plan.dir(Stage::Shards).dataset_root())?;
+    }
     Ok((summary, ending))
 }
 
