@@ -183,10 +183,6 @@ async fn run_spec(
     drop(stop_server);
     // Connections end by themselves when their workers leave; a worker that hangs is not waited for.
     let _ = tokio::time::timeout(GOODBYE, futures::future::join_all(servers)).await;
-    if ending == Ending::Complete {
-        // A second attempt at a shard may have been killed half-way since the dataset was tidied.
-        store.remove_staged(&plan.dir(Stage::Shards).dataset_root())?;
-    }
     Ok((summary, ending))
 }
 
