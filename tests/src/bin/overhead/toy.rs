@@ -49,7 +49,7 @@ impl Stages for Toy {
         Duration::ZERO
     }
 
-    async fn open(&self, assignment: Assignment) -> Result<Box<dyn Work>> {
+    async fn open(&self, assignment: Assignment, _: Option<&ChunkManifest>) -> Result<Box<dyn Work>> {
         Ok(Box::new(Tasks { numbers: self.partitioning.range(assignment.partition), wait: self.wait }))
     }
 
