@@ -97,7 +97,7 @@ fn is_old(object: &Listed, grace: Duration, now: SystemTime) -> bool {
 
 /// The data objects of a stage that no manifest names.
 async fn unnamed_data(store: &Store, dir: &StageDir) -> Result<Vec<Listed>> {
-    let mut objects = listing::objects(store, &dir.all_data()).await?;
+    let mut objects = listing::objects(store, &dir.data_objects()).await?;
     if dir.stage == Stage::Corpus {
         let manifest = corpus::load(store, dir).await?;
         let named: HashSet<String> = manifest.into_iter().flat_map(|m| m.objects).map(|object| object.data.key).collect();
@@ -110,7 +110,7 @@ async fn unnamed_data(store: &Store, dir: &StageDir) -> Result<Vec<Listed>> {
         manifests.iter().flat_map(|m| m.chunks.iter().flat_map(|c| &c.objects)).map(|object| &object.key).collect();
     objects.retain(|object| !named.contains(&object.key));
     // A partition at work is named by its chunks.
-    let at_work: BTreeSet<u32> = objects.iter().filter_map(|object| StageDir::partition_of_data(&object.key)).collect();
+    let at_work: BTreeSet<u32> = objects.iter().filter_map(|object| StageDir::partition_of_part(&object.key)).collect();
     for &partition in at_work.difference(&committed) {
         let chunks = commit::chunk_chain(store, dir, partition).await?;
         let named: HashSet<&String> = chunks.iter().flat_map(|chunk| &chunk.objects).map(|object| &object.key).collect();
@@ -217,7 +217,7 @@ mod tests {
     #[tokio::test]
     async fn folders_of_no_plan_are_reported_and_removed_on_request() {
         let fixture = Fixture::finished().await;
-        let key = put(&fixture, "pairs/0123456789ab/data/p00000000/x.tar").await;
+        let key = put(&fixture, "pairs/0123456789ab/data/p00000000-x.tar").await;
         let told = gc(&fixture.store, Options { unused_folders: false, ..ALL }, later()).await.unwrap();
         assert_eq!(told.unused, [Unused { folder: "pairs/0123456789ab".to_string(), objects: 1, bytes: 9, remove: false }]);
         assert!(told.to_string().contains("left alone: pairs/0123456789ab with 1 objects, 9 B"));
