@@ -1,8 +1,8 @@
 //! The page itself: a pure function of what was loaded.
 
-use super::charts;
-use super::html::{esc, words};
 use super::{ReportData, Shown};
+use crate::charts;
+use crate::html::{esc, words};
 use crate::place::Place;
 use crate::quarantine::QuarantineError;
 use crate::text::{count, duration, share};
@@ -80,7 +80,7 @@ fn figures(data: &ReportData) -> String {
 }
 
 fn charts_section(data: &ReportData) -> String {
-    let completions = charts::rejected_completions(&data.summary);
+    let completions = charts::rejected_completions(&data.summary.funnel().prompts);
     let completions =
         if completions.is_empty() { String::new() } else { format!("<h3>Completions that gave no triplet</h3>\n{completions}\n") };
     let sampled = (data.points.len() as u64) < data.scored;
@@ -96,7 +96,7 @@ fn charts_section(data: &ReportData) -> String {
          Dashed: the thresholds. A point right and above of both can still be rejected: by the similarity of image and text, or because better ones of its \
          triplet were enough.{note}</p>\n<h3>Work by stage</h3>\n{}\n</div>\n</section>\n",
         charts::funnel(&data.summary),
-        charts::verdicts(&data.summary),
+        charts::verdicts(&data.summary.funnel().pairs),
         charts::scatter(&data.points, &data.plan.spec.stages.filter),
         charts::timing(&data.summary.stages)
     )
