@@ -239,7 +239,8 @@ impl Driver {
 }
 
 impl View {
-    fn of(scheduler: &Scheduler, now: Duration) -> Self {
+    /// The run as it stands `now` on the scheduler's clock.
+    pub(crate) fn of(scheduler: &Scheduler, now: Duration) -> Self {
         let at_work: Vec<_> = scheduler.workers().values().filter_map(|w| w.progress).collect();
         let stages = scheduler.stages().iter().map(|stage| {
             let progress = || at_work.iter().filter(|p| p.assignment.stage == stage.stage());

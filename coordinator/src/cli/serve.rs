@@ -1,7 +1,7 @@
 //! The page: its address, and `serve`, which shows a run from its store alone.
 
 use super::run::{cannot_listen, given_token, host_name, reachable};
-use super::{Exit, RunRef, WebArgs, say};
+use super::{Exit, RunRef, WebArgs};
 use crate::explain::Asked;
 use crate::tls;
 use crate::web::{self, Access, History, Site, Snapshot};
@@ -68,7 +68,7 @@ pub(super) async fn serve(run: RunRef, args: &WebArgs) -> Result<(), Exit> {
     let (store, plan) = run.plan().await?;
     let page = Page::bind(args, plan.spec.run.tls.as_ref()).await?;
     let shown = web::watch(&store, &plan).await?;
-    say(format_args!("{} is on {} (Ctrl-C ends it)\n", plan.spec.name, page.url()))?;
+    eprintln!("page: {} (Ctrl-C ends it)", page.url());
     let program = super::program();
     let asked = Asked { program: &program, run: &run.run, overrides: &run.overrides };
     let served = page.open(&store, &plan, shown, &asked).await;

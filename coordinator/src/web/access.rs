@@ -2,7 +2,7 @@
 //! signed in with the run's token.
 
 use axum::http::HeaderMap;
-use axum::http::header::{COOKIE, HOST, ORIGIN};
+use axum::http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN};
 use std::net::{IpAddr, SocketAddr};
 
 /// Name of the cookie of those who have signed in.
@@ -58,11 +58,14 @@ impl Access {
         }
         match self {
             Access::Loopback => Ok(()),
-            Access::Token { cookie, .. } => {
+            Access::Token { token, cookie, .. } => {
                 // Hashes are compared in constant time.
                 let expected = blake3::hash(cookie.as_bytes());
                 let signed_in = cookies(headers).any(|shown| blake3::hash(shown.as_bytes()) == expected);
-                if signed_in { Ok(()) } else { Err(Refusal::SignIn) }
+                // Programs such as Prometheus show the token itself.
+                let shown = headers.get(AUTHORIZATION).and_then(|shown| shown.to_str().ok()?.strip_prefix("Bearer "));
+                let has_token = shown.is_some_and(|shown| blake3::hash(shown.trim().as_bytes()) == *token);
+                if signed_in || has_token { Ok(()) } else { Err(Refusal::SignIn) }
             }
         }
     }
@@ -156,6 +159,10 @@ mod tests {
         assert_eq!(access.check(&headers(&[("cookie", &format!("a=b; {pair}; c=d"))]), false), Ok(()));
         for wrong in ["ip2p=", "ip2p=s3cret", "ip2p2=x", &pair[..pair.len() - 1]] {
             assert_eq!(access.check(&headers(&[("cookie", wrong)]), false), Err(Refusal::SignIn), "{wrong}");
+        }
+        assert_eq!(access.check(&headers(&[("authorization", "Bearer s3cret")]), false), Ok(()));
+        for wrong in ["Bearer ", "Bearer s3cre", "Basic s3cret", "s3cret"] {
+            assert_eq!(access.check(&headers(&[("authorization", wrong)]), false), Err(Refusal::SignIn), "{wrong}");
         }
         assert!(access.sign_out().starts_with("ip2p=;") && access.sign_out().contains("Max-Age=0"));
     }

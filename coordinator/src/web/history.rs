@@ -34,9 +34,20 @@ pub struct History {
     quarantined: BTreeMap<Stage, Vec<u32>>,
     /// Of `filter`.
     yields: Vec<Yield>,
-    leases: u64,
-    commits: BTreeMap<Stage, u64>,
-    lost: u64,
+    totals: Totals,
+}
+
+/// Numbers since the coordinator started.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    /// Leases granted.
+    pub leases: u64,
+    /// Leases that ended without a report.
+    pub lost: u64,
+    /// Partitions committed.
+    pub commits: BTreeMap<Stage, u64>,
+    /// Workers that left or were lost.
+    pub gone: u64,
 }
 
 /// Something that happened to an attempt.
@@ -122,7 +133,7 @@ impl History {
         };
         let event = match notice {
             Notice::Committed { assignment, finished } => {
-                *self.commits.entry(assignment.stage).or_default() += 1;
+                *self.totals.commits.entry(assignment.stage).or_default() += 1;
                 self.errors.remove(&(assignment.stage, assignment.partition));
                 self.took(assignment.stage, assignment.partition, finished);
                 if assignment.stage == Stage::Filter {
@@ -139,7 +150,7 @@ impl History {
                 happened(assignment, None, What::GaveUp(*cause), message)
             }
             Notice::LeaseLost { worker, assignment, why } => {
-                self.lost += 1;
+                self.totals.lost += 1;
                 happened(assignment, Some(worker), What::LeaseLost, why)
             }
             Notice::Straggling { slow, assignment, worker } => {
@@ -186,10 +197,11 @@ impl History {
     }
 
     pub fn granted(&mut self) {
-        self.leases += 1;
+        self.totals.leases += 1;
     }
 
     pub fn gone(&mut self, gone: Gone) {
+        self.totals.gone += 1;
         push(&mut self.gone, Gone { why: cut(&gone.why), ..gone }, GONE);
     }
 
@@ -233,9 +245,8 @@ impl History {
         &self.yields
     }
 
-    /// Leases granted, lost, and commits by stage, since the start.
-    pub fn totals(&self) -> (u64, u64, &BTreeMap<Stage, u64>) {
-        (self.leases, self.lost, &self.commits)
+    pub fn totals(&self) -> &Totals {
+        &self.totals
     }
 }
 

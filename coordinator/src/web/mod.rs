@@ -12,6 +12,7 @@ mod gallery;
 mod history;
 mod images;
 mod live;
+mod metrics;
 mod pages;
 mod partition;
 mod quality;

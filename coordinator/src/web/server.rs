@@ -11,7 +11,7 @@ use super::quality::Quality;
 use super::screen::lock;
 use super::snapshot::{Snapshot, StageNow};
 use super::tables::Tables;
-use super::{live, unix_now};
+use super::{live, metrics, unix_now};
 use crate::explain::{self, Asked};
 use crate::quarantine::{self, QuarantineError};
 use axum::extract::{DefaultBodyLimit, Form, Path, Query, Request, State};
@@ -156,6 +156,7 @@ pub(super) fn router(site: Site) -> Router {
         .route("/pair/{partition}/{row}", get(pair))
         .route("/image/{partition}/{row}/{which}", get(image))
         .route("/live", get(live::events))
+        .route("/metrics", get(show_metrics))
         .route("/sign-out", post(sign_out))
         .fallback(async |State(site): State<Site>| site.not_found())
         .layer(middleware::from_fn_with_state(site.clone(), guard));
@@ -312,6 +313,13 @@ async fn errors(site: &Inner) -> Arc<Errors> {
     let errors = Arc::new(errors);
     *last = Some((Instant::now(), errors.clone()));
     errors
+}
+
+async fn show_metrics(State(site): State<Site>) -> Response {
+    match metrics::text(&site.0.plan.spec.name, &site.snapshot(), &lock(&site.0.history)) {
+        Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(e) => site.problem(StatusCode::INTERNAL_SERVER_ERROR, "No metrics", &e.to_string()),
+    }
 }
 
 fn told(site: &Site, stage: &str, number: u32) -> Option<Told> {

@@ -86,7 +86,7 @@ fn pair_card(plan: &Plan, card: &Card) -> Markup {
     html! {
         article.pair {
             (images(card.partition, card.number, row))
-            h3 { a href={ "/pair/" (card.partition) "/" (card.number) } { bdi { (cut(&row.edit)) } } }
+            h2 { a href={ "/pair/" (card.partition) "/" (card.number) } { bdi { (cut(&row.edit)) } } }
             (captions(row))
             @if row.verdict != Verdict::Kept { p.reason { (words(&explain::verdict(plan, row))) } }
             (scores(row))

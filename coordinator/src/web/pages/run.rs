@@ -109,13 +109,13 @@ pub fn figures(snapshot: &Snapshot) -> Markup {
     }
 }
 
-/// The cells come by script; without it the table beside them says the same.
+/// The cells come by script; without it the list below them says the same.
 fn grid(snapshot: &Snapshot, stage: Stage) -> Markup {
     let partitions = snapshot.stages.iter().find(|now| now.stage() == stage).map_or(0, |now| now.view.partitions);
     html! {
         div.grid-wrap data-stage=(stage) data-partitions=(partitions) {
             canvas #grid tabindex="0" role="img" aria-describedby="grid-help" aria-label={ "Partitions of " (stage) " by state" } {}
-            p.sr-only #grid-help { "Arrow keys move over the partitions, Enter opens one. The table below has the numbers." }
+            p.sr-only #grid-help { "Arrow keys move over the partitions, Enter opens one. The list below has the numbers." }
             p #tip role="status" aria-live="polite" {}
         }
     }
@@ -125,14 +125,10 @@ pub fn states(snapshot: &Snapshot, stage: Stage) -> Markup {
     let Some(now) = snapshot.stages.iter().find(|now| now.stage() == stage) else { return html! {} };
     let each = now.cells.each;
     html! {
-        table.states {
-            caption.sr-only { "Partitions of " (stage) " by state" }
-            thead.sr-only { tr { th scope="col" { "State" } th scope="col" { "Partitions" } } }
-            tbody {
-                @for (cell, words) in STATES {
-                    @if now.in_state(cell) > 0 || cell == Cell::Committed {
-                        tr { th scope="row" { i.cell.{ "c" (cell as u8) } {} (words) } td { (count(now.in_state(cell).into())) } }
-                    }
+        dl.states aria-label={ "Partitions of " (stage) " by state" } {
+            @for (cell, words) in STATES {
+                @if now.in_state(cell) > 0 || cell == Cell::Committed {
+                    div { dt { i.cell.{ "c" (cell as u8) } {} (words) } dd { (count(now.in_state(cell).into())) } }
                 }
             }
         }
