@@ -21,12 +21,7 @@ pub struct Point {
 
 /// One bar: name, share of the full width in percent, text behind it, class of its colour.
 pub(crate) fn bar(name: &str, percent: f64, value: &str, class: &str) -> String {
-    format!(
-        "<div class=row><span class=name>{}</span>{}<span class=value>{}</span></div>",
-        esc(name),
-        track(percent, class),
-        esc(value)
-    )
+    format!("<div class=row><span class=name>{}</span>{}<span class=value>{}</span></div>", esc(name), track(percent, class), esc(value))
 }
 
 /// A bar alone. It says nothing that the text beside it does not.

@@ -110,7 +110,7 @@ impl Watcher {
                 ("flow", pages::run::flow(snapshot)),
                 ("figures", pages::run::figures(snapshot)),
                 ("states", pages::run::states(snapshot, self.wanted.stage)),
-                ("events", pages::run::events(&history, now)),
+                ("events", pages::run::events(&history, snapshot.live, now)),
             ],
             "workers" => vec![("workers", pages::workers::table(snapshot)), ("gone", pages::workers::gone(&history, now))],
             "problems" => vec![

@@ -80,13 +80,16 @@ impl Told {
         let mut lines = vec![format!("{} {}", self.stage, count(self.partition.into()))];
         lines.extend((!self.state.is_empty()).then(|| self.state.clone()));
         lines.extend(self.attempts.iter().cloned());
-        lines.extend(self.last_error.iter().map(|error| format!("{}: {}", error.what.words(), error.message.chars().take(160).collect::<String>())));
+        lines.extend(
+            self.last_error.iter().map(|error| format!("{}: {}", error.what.words(), error.message.chars().take(160).collect::<String>())),
+        );
         lines.join("\n")
     }
 }
 
 fn attempts(snapshot: &Snapshot, stage: Stage, partition: u32) -> Vec<String> {
-    let held = |worker: &&super::snapshot::WorkerNow| worker.view.holds.is_some_and(|held| (held.stage, held.partition) == (stage, partition));
+    let held =
+        |worker: &&super::snapshot::WorkerNow| worker.view.holds.is_some_and(|held| (held.stage, held.partition) == (stage, partition));
     let words = |worker: &super::snapshot::WorkerNow| {
         let view = &worker.view;
         let attempt = view.holds.map_or(0, |held| held.failures + 1);

@@ -22,6 +22,8 @@ const POINTS: usize = 1500;
 const FRESH: Duration = Duration::from_secs(10);
 /// Frequent edits and words that are told.
 const FREQUENT: usize = 12;
+/// Words that say nothing of an edit.
+const FUNCTION_WORDS: [&str; 12] = ["the", "and", "with", "for", "into", "its", "from", "that", "this", "are", "was", "has"];
 /// Bars of a distribution.
 pub const BINS: usize = 40;
 
@@ -87,7 +89,8 @@ impl Sample {
 
     /// Points for the scatter, kept ones last.
     pub fn points(&self) -> Vec<Point> {
-        let point = |scored: &Scored| Point { image: scored.scores.clip_sim_image, direction: scored.scores.clip_sim_dir, kept: scored.kept };
+        let point =
+            |scored: &Scored| Point { image: scored.scores.clip_sim_image, direction: scored.scores.clip_sim_dir, kept: scored.kept };
         let some = |kept: bool| {
             let all: Vec<Point> = self.scored.iter().filter(|scored| scored.kept == kept).map(point).collect();
             let step = all.len().div_ceil(POINTS).max(1);
@@ -178,7 +181,8 @@ impl Gathered {
 
     fn text(&mut self, edit: &str) {
         let edit = edit.trim().to_lowercase();
-        let words: HashSet<&str> = edit.split(|c: char| !c.is_alphanumeric()).filter(|word| word.chars().count() > 2).collect();
+        let words: HashSet<&str> =
+            edit.split(|c: char| !c.is_alphanumeric()).filter(|word| word.chars().count() > 2 && !FUNCTION_WORDS.contains(word)).collect();
         for word in words {
             *self.words.entry(word.to_string()).or_default() += 1;
         }

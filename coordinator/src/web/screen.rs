@@ -65,7 +65,12 @@ impl Screen {
         match event {
             Event::Left { worker, why } => drop(self.leaving.insert(worker.clone(), why.clone())),
             Event::Unfit { worker, failure } => drop(self.leaving.insert(worker.clone(), failure.message.clone())),
-            Event::Joined { .. } | Event::WantsWork { .. } | Event::Beat { .. } | Event::Reported { .. } | Event::Drain { .. } | Event::Tick => {}
+            Event::Joined { .. }
+            | Event::WantsWork { .. }
+            | Event::Beat { .. }
+            | Event::Reported { .. }
+            | Event::Drain { .. }
+            | Event::Tick => {}
         }
     }
 

@@ -208,7 +208,9 @@ fn changes(method: &Method) -> bool {
 
 fn refused(refusal: Refusal) -> Response {
     let text = match refusal {
-        Refusal::WrongHost => "This page answers under the names localhost and 127.0.0.1 only. To look from elsewhere forward its port through SSH, or serve it with --web on another address and a token.",
+        Refusal::WrongHost => {
+            "This page answers under the names localhost and 127.0.0.1 only. To look from elsewhere forward its port through SSH, or serve it with --web on another address and a token."
+        }
         Refusal::WrongOrigin | Refusal::SignIn => "This form belongs to another page.",
     };
     (StatusCode::FORBIDDEN, text).into_response()

@@ -77,7 +77,8 @@ async fn read(store: &Store, plan: &Plan, version: u64) -> Result<(Snapshot, His
 async fn dated(store: &Store, plan: &Plan, recovered: &[Recovered]) -> Result<Vec<(f64, Counts)>> {
     let Some(filter) = recovered.iter().find(|stage| stage.stage == Stage::Filter) else { return Ok(Vec::new()) };
     let listed = listing::objects(store, &plan.dir(Stage::Filter).manifests()).await?;
-    let at: BTreeMap<u32, f64> = listed.iter().filter_map(|object| Some((StageDir::partition_of(&object.key)?, unix(object.modified)))).collect();
+    let at: BTreeMap<u32, f64> =
+        listed.iter().filter_map(|object| Some((StageDir::partition_of(&object.key)?, unix(object.modified)))).collect();
     let dated = filter.committed.iter().map(|(partition, finished)| (at.get(partition).copied().unwrap_or(0.0), finished.counts.clone()));
     let mut dated: Vec<_> = dated.collect();
     dated.sort_by(|a, b| a.0.total_cmp(&b.0));

@@ -69,7 +69,8 @@ impl Tables {
         }
         let begun = Instant::now();
         let listed = listing::objects(&self.store, &self.dir().manifests()).await?;
-        let committed = |object: &listing::Listed| Some(Committed { partition: StageDir::partition_of(&object.key)?, at: unix(object.modified) });
+        let committed =
+            |object: &listing::Listed| Some(Committed { partition: StageDir::partition_of(&object.key)?, at: unix(object.modified) });
         let mut newest: Vec<Committed> = listed.iter().filter_map(committed).collect();
         newest.sort_by(|a, b| b.at.total_cmp(&a.at).then(b.partition.cmp(&a.partition)));
         let newest = Arc::new(newest);
@@ -107,7 +108,8 @@ impl Tables {
             let manifest: Option<PartitionManifest> = commit::read(&self.store, &key).await?;
             let Some(manifest) = manifest else { return Ok(None) };
             let kept = manifest.objects(role::KEPT).next().cloned();
-            let many = manifest.figures().iter().filter(|(name, _)| name.ends_with("_pairs")).map(|(_, n)| *n).sum::<f64>() > MOST_SPLITS as f64;
+            let many =
+                manifest.figures().iter().filter(|(name, _)| name.ends_with("_pairs")).map(|(_, n)| *n).sum::<f64>() > MOST_SPLITS as f64;
             let Some(kept) = kept.filter(|_| !many) else { return Ok(None) };
             let pairs = fetch::visit_index(&self.store, &kept, Vec::new(), |pairs: &mut Vec<KeptPair>, row| {
                 let IndexRow { pair, candidate, .. } = row;

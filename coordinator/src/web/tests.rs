@@ -37,17 +37,8 @@ async fn get(site: &Site, path: &str) -> (StatusCode, String) {
     (status, String::from_utf8_lossy(&body).into_owned())
 }
 
-const PAGES: [&str; 9] = [
-    "/",
-    "/?stage=filter",
-    "/workers",
-    "/gallery",
-    "/gallery?show=rejected",
-    "/quality",
-    "/problems",
-    "/partition/pairs/1",
-    "/pair/0/0",
-];
+const PAGES: [&str; 9] =
+    ["/", "/?stage=filter", "/workers", "/gallery", "/gallery?show=rejected", "/quality", "/problems", "/partition/pairs/1", "/pair/0/0"];
 
 #[tokio::test]
 async fn every_page_is_whole_and_refers_to_nothing_outside() {
@@ -76,7 +67,16 @@ async fn every_page_is_whole_and_refers_to_nothing_outside() {
 async fn what_is_not_there_is_not_found() {
     let fixture = Fixture::finished().await;
     let site = site_on(&fixture, LOOPBACK).await;
-    let paths = ["/nothing", "/partition/pairs/9", "/partition/corpus/0", "/pair/0/999", "/pair/9/0", "/image/0/1/0", "/image/0/0/2", "/pair?id=zz"];
+    let paths = [
+        "/nothing",
+        "/partition/pairs/9",
+        "/partition/corpus/0",
+        "/pair/0/999",
+        "/pair/9/0",
+        "/image/0/1/0",
+        "/image/0/0/2",
+        "/pair?id=zz",
+    ];
     for path in paths {
         assert_eq!(get(&site, path).await.0, StatusCode::NOT_FOUND, "{path}");
     }
@@ -159,7 +159,8 @@ async fn elsewhere_one_signs_in_first() {
     assert_eq!(send(&site, signed_in).await.status(), StatusCode::OK);
     let out = send(&site, post("/sign-out", "", &cookie)).await;
     assert!(out.headers()["set-cookie"].to_str().unwrap().contains("Max-Age=0"));
-    let foreign = Request::post("/sign-in").header("host", "gpu:8080").header("origin", "https://evil.example").body(Body::empty()).unwrap();
+    let foreign =
+        Request::post("/sign-in").header("host", "gpu:8080").header("origin", "https://evil.example").body(Body::empty()).unwrap();
     assert_eq!(send(&site, foreign).await.status(), StatusCode::FORBIDDEN);
 }
 

@@ -40,7 +40,8 @@ impl Browser {
             .spawn()
             .expect("chromedriver starts");
         let said = BufReader::new(driver.stdout.take().expect("its standard output")).lines();
-        let port = said.map_while(Result::ok).find_map(|line| line.split("on port ").nth(1).map(|rest| rest.trim_end_matches('.').to_string()));
+        let port =
+            said.map_while(Result::ok).find_map(|line| line.split("on port ").nth(1).map(|rest| rest.trim_end_matches('.').to_string()));
         let port = port.expect("chromedriver says its port");
         let arguments = [
             "--headless=new",

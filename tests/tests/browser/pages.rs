@@ -25,7 +25,9 @@ async fn a_live_run_is_seen_to_progress() {
     browser.wait("Number(document.querySelector('.grid-wrap').dataset.drawn) === 3").await;
     browser.wait("document.querySelectorAll('.stage .tick').length >= 3").await;
     browser.wait("/filter \\d/.test(document.querySelector('#events').textContent)").await;
-    browser.wait("document.querySelector('#state').textContent.includes('Complete') || !document.querySelector('#connection').hidden").await;
+    browser
+        .wait("document.querySelector('#state').textContent.includes('Complete') || !document.querySelector('#connection').hidden")
+        .await;
     assert_eq!(shown.process.wait(), Some(0));
     // The end of the coordinator is told, and makes an error of the connection in the console: that of no other kind.
     browser.wait("document.querySelector('#connection').textContent.includes('serve')").await;
@@ -155,8 +157,18 @@ async fn ten_thousand_partitions_are_drawn_and_each_tells_of_itself() {
     let pipeline = Pipeline::new(PROGRAM);
     let captions: String = (0..10_000).map(|n| format!("{{\"caption\": \"a red circle, number {n}\"}}\n")).collect();
     pipeline.write("captions.jsonl", &captions);
-    let arguments =
-        ["run", "pipeline.yaml", "--web", "127.0.0.1:0", "--set", "partition.records=1", "--set", "run.launcher=external", "--set", "run.listen=127.0.0.1:0"];
+    let arguments = [
+        "run",
+        "pipeline.yaml",
+        "--web",
+        "127.0.0.1:0",
+        "--set",
+        "partition.records=1",
+        "--set",
+        "run.launcher=external",
+        "--set",
+        "run.listen=127.0.0.1:0",
+    ];
     let shown = Shown::start(&pipeline, &arguments, Some("s3cret"));
     browser.open(&format!("{}/?stage=prompts", shown.url)).await;
     browser.wait("Number(document.querySelector('.grid-wrap').dataset.drawn) === 10000").await;

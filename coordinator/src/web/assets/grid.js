@@ -3,6 +3,7 @@ const canvas = document.getElementById("grid");
 const wrap = canvas.parentElement;
 const tip = document.getElementById("tip");
 const stage = wrap.dataset.stage;
+const hint = tip.textContent;
 const pen = canvas.getContext("2d");
 
 let digits = "";
@@ -77,7 +78,7 @@ function choose(cell) {
   clearTimeout(waiting);
   if (cell < 0) {
     asked += 1;
-    tip.textContent = "";
+    tip.textContent = hint;
   } else {
     waiting = setTimeout(() => tell(cell), 80);
   }

@@ -36,7 +36,9 @@ fn nothing(query: &Query, found: &Found) -> String {
     match (found.partitions, found.next) {
         (0, _) => "No pair has been judged yet. The first ones appear when a partition of filter is committed.".to_string(),
         (_, Some(_)) => format!("None among the newest {} partitions. Older ones may have some.", count(found.looked as u64)),
-        (_, None) if *query == Query::default() => "No pair has been kept so far. Look at the rejected candidates and at Quality.".to_string(),
+        (_, None) if *query == Query::default() => {
+            "No pair has been kept so far. Look at the rejected candidates and at Quality.".to_string()
+        }
         (_, None) => "Nothing fits these filters.".to_string(),
     }
 }
@@ -49,7 +51,9 @@ fn link(query: &Query, after: Option<(u32, usize)>) -> String {
 /// `a=b&c=d`, with everything but plain letters and digits escaped.
 fn form_urlencoded(fields: &[(&str, String)]) -> String {
     let escape = |text: &str| -> String {
-        text.bytes().map(|b| if b.is_ascii_alphanumeric() || b"-_.".contains(&b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+        text.bytes()
+            .map(|b| if b.is_ascii_alphanumeric() || b"-_.".contains(&b) { char::from(b).to_string() } else { format!("%{b:02X}") })
+            .collect()
     };
     let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", escape(value))).collect();
     fields.join("&")

@@ -1,10 +1,10 @@
 //! What went wrong, and what takes long.
 
 use super::{ago, partition_link};
-use crate::text::{count, duration};
 use crate::charts;
 use crate::html::words;
 use crate::quarantine::QuarantineError;
+use crate::text::{count, duration};
 use crate::web::history::History;
 use crate::web::snapshot::Snapshot;
 use ip2p_pipeline::layout::Stage;
@@ -94,7 +94,7 @@ pub fn causes(snapshot: &Snapshot, history: &History) -> Markup {
         section.two {
             div.panel {
                 h2 { "Failed attempts by cause" }
-                @if causes.is_empty() { p.note { "None since this page's source started." } }
+                @if causes.is_empty() { p.note { "None. Only a coordinator at work knows of failed attempts." } }
                 @for (cause, n) in causes { (PreEscaped(charts::bar(cause, 100.0 * *n as f64 / most, &count(*n), "rejected"))) }
             }
             div.panel {

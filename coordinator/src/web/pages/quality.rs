@@ -21,11 +21,14 @@ pub fn content(sample: &Sample, own: &Filter, filter: &Filter, yields: &[Yield])
             section.two {
                 div.panel #what-if { h2 { "What other thresholds would keep" } (thresholds(sample, own, filter)) (PreEscaped(charts::scatter(&sample.points(), filter)))
                     p.note { i.dot.kept {} " kept " i.dot.rejected {} " rejected. Drag the dashed lines, or type." } }
-                div.panel { h2 { "How the scores are spread" } (distributions(sample, filter)) }
+                div.panel {
+                    h2 { "How the scores are spread" } (distributions(sample, filter))
+                    h2 { "Acceptance over time" } (acceptance(yields))
+                }
             }
             section.two {
-                div.panel { h2 { "Acceptance over time" } (acceptance(yields)) }
-                div.panel { h2 { "Instructions" } (frequent("Most frequent", &sample.edits, sample.triplets)) (frequent("Their words", &sample.words, sample.triplets)) }
+                div.panel { h2 { "Most frequent instructions" } (frequent(&sample.edits, sample.triplets)) }
+                div.panel { h2 { "Words of the instructions" } (frequent(&sample.words, sample.triplets)) }
             }
         }
     }
@@ -33,13 +36,19 @@ pub fn content(sample: &Sample, own: &Filter, filter: &Filter, yields: &[Yield])
 
 fn of_what(sample: &Sample) -> String {
     let (candidates, triplets) = (count(sample.scored.len() as u64), count(sample.triplets.into()));
-    let of = if sample.whole() { String::new() } else { format!(", from {} of {} partitions", count(sample.partitions as u64), count(sample.of as u64)) };
+    let of = if sample.whole() {
+        String::new()
+    } else {
+        format!(", from {} of {} partitions", count(sample.partitions as u64), count(sample.of as u64))
+    };
     format!("{candidates} scored candidates of {triplets} triplets{of}")
 }
 
 fn thresholds(sample: &Sample, own: &Filter, filter: &Filter) -> Markup {
-    let field = |name: &str, label: &str, value: f64| html! {
-        div { label for=(name) { (label) } input id=(name) name=(name) type="number" step="any" inputmode="decimal" value=(value); }
+    let field = |name: &str, label: &str, value: f64| {
+        html! {
+            div { label for=(name) { (label) } input id=(name) name=(name) type="number" step="any" inputmode="decimal" value=(value); }
+        }
     };
     html! {
         form.filters #thresholds method="get" action="/quality" {
@@ -57,7 +66,12 @@ fn thresholds(sample: &Sample, own: &Filter, filter: &Filter) -> Markup {
 
 /// What the page's script says too.
 fn answer(kept: Kept, sample: &Sample) -> String {
-    format!("{} pairs of {} triplets ({} of the candidates)", count(kept.pairs), count(kept.triplets), share(kept.pairs, sample.scored.len() as u64))
+    format!(
+        "{} pairs of {} triplets ({} of the candidates)",
+        count(kept.pairs),
+        count(kept.triplets),
+        share(kept.pairs, sample.scored.len() as u64)
+    )
 }
 
 fn distributions(sample: &Sample, filter: &Filter) -> Markup {
@@ -80,7 +94,8 @@ fn histogram(name: &str, column: &str, values: &[f64], threshold: f64) -> Markup
     let mut bars = String::new();
     for (number, n) in bins.iter().enumerate() {
         let height = HEIGHT * *n as f64 / most;
-        let _ = write!(bars, "<rect x={:.1} y={:.1} width={:.1} height={height:.1} />", number as f64 * width, HEIGHT - height, width - 1.0);
+        let _ =
+            write!(bars, "<rect x={:.1} y={:.1} width={:.1} height={height:.1} />", number as f64 * width, HEIGHT - height, width - 1.0);
     }
     let at = if high > low { WIDTH * (threshold - low) / (high - low) } else { 0.0 };
     let below = values.iter().filter(|value| **value < threshold).count() as u64;
@@ -112,12 +127,16 @@ fn acceptance(yields: &[Yield]) -> Markup {
         let command = if line.is_empty() { 'M' } else { 'L' };
         let _ = write!(line, "{command}{:.1} {:.1}", WIDTH * seen as f64 / all.max(1) as f64, HEIGHT * (1.0 - share_of(y) / most));
     }
-    let (kept, first, last) = (yields.iter().map(|y| y.kept).sum::<u64>(), &yields[0], &yields[yields.len() - 1]);
+    let kept: u64 = yields.iter().map(|y| y.kept).sum();
+    // One commit alone says little.
+    let fifth = yields.len().div_ceil(5);
+    let part = |some: &[Yield]| share(some.iter().map(|y| y.kept).sum(), some.iter().map(|y| y.judged).sum());
+    let (first, last) = (part(&yields[..fifth]), part(&yields[yields.len() - fifth..]));
     html! {
         figure.histogram {
-            figcaption { b { (share(kept, all)) " kept" } span.quiet { " of " (count(all)) " candidates; " (share(first.kept, first.judged)) " at first, " (share(last.kept, last.judged)) " of late" } }
+            figcaption { b { (share(kept, all)) " kept" } span.quiet { " of " (count(all)) " candidates; " (first) " at first, " (last) " of late" } }
             svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } preserveAspectRatio="none" role="img"
-                aria-label={ "Share of candidates kept, from " (share(first.kept, first.judged)) " at first to " (share(last.kept, last.judged)) " of late" } {
+                aria-label={ "Share of candidates kept, from " (first) " at first to " (last) " of late" } {
                 path.line d=(line) vector-effect="non-scaling-stroke" {}
             }
             div.ends { span { "first commit" } span { "latest" } }
@@ -125,10 +144,9 @@ fn acceptance(yields: &[Yield]) -> Markup {
     }
 }
 
-fn frequent(title: &str, counted: &[(String, u64)], of: u32) -> Markup {
+fn frequent(counted: &[(String, u64)], of: u32) -> Markup {
     let most = counted.first().map_or(1, |(_, n)| *n).max(1) as f64;
     html! {
-        h3 { (title) }
         @for (text, n) in counted {
             (PreEscaped(charts::bar(&text.chars().take(80).collect::<String>(), 100.0 * *n as f64 / most, &format!("{} · {}", count(*n), share(*n, of.into())), "flow")))
         }

@@ -31,7 +31,7 @@ pub fn content(name: &str, snapshot: &Snapshot, history: &History, stage: Stage,
             (grid(snapshot, stage))
             div #states { (states(snapshot, stage)) }
         }
-        section.panel aria-labelledby="events-title" { h2 #events-title { "Latest" } div #events { (events(history, now)) } }
+        section.panel aria-labelledby="events-title" { h2 #events-title { "Latest" } div #events { (events(history, snapshot.live, now)) } }
     }
 }
 
@@ -61,7 +61,13 @@ pub fn flow(snapshot: &Snapshot) -> Markup {
 
 fn stage_card(stage: &StageNow) -> Markup {
     let view = &stage.view;
-    let class = if stage.complete() { "done" } else if view.committed > 0 || view.in_progress > 0.0 { "busy" } else { "idle" };
+    let class = if stage.complete() {
+        "done"
+    } else if view.committed > 0 || view.in_progress > 0.0 {
+        "busy"
+    } else {
+        "idle"
+    };
     html! {
         li.stage.(class) {
             h3 { (stage.stage()) @if stage.complete() { span.tick aria-label="complete" role="img" { "✓" } } }
@@ -116,7 +122,7 @@ fn grid(snapshot: &Snapshot, stage: Stage) -> Markup {
         div.grid-wrap data-stage=(stage) data-partitions=(partitions) {
             canvas #grid tabindex="0" role="img" aria-describedby="grid-help" aria-label={ "Partitions of " (stage) " by state" } {}
             p.sr-only #grid-help { "Arrow keys move over the partitions, Enter opens one. The list below has the numbers." }
-            p #tip role="status" aria-live="polite" {}
+            p #tip role="status" aria-live="polite" { "Point at a cell for what is known of its partition." }
         }
     }
 }
@@ -136,10 +142,11 @@ pub fn states(snapshot: &Snapshot, stage: Stage) -> Markup {
     }
 }
 
-pub fn events(history: &History, now: f64) -> Markup {
+pub fn events(history: &History, live: bool, now: f64) -> Markup {
     let events: Vec<_> = history.events().take(EVENTS).collect();
     html! {
-        @if events.is_empty() { p.note { "Nothing yet since this page's source started." } }
+        @if events.is_empty() && live { p.note { "Nothing has happened yet." } }
+        @else if events.is_empty() { p.note { "Only a coordinator at work knows what happens. The store holds what is committed." } }
         @else {
             div.scroll tabindex="0" role="region" aria-label="Latest events" {
                 table.list {
