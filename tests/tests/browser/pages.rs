@@ -63,7 +63,7 @@ async fn thresholds_that_are_dragged_count_what_the_filter_then_keeps() {
     let before = browser.text("#answer").await;
     let grip = "document.querySelector('.grip.image').getBoundingClientRect()";
     let (x, y) = (browser.value(&format!("{grip}.x + {grip}.width / 2")).await, browser.value(&format!("{grip}.y + 30")).await);
-    let to = |x: f64| PointerAction::MoveTo { duration: Some(Duration::from_millis(50)), x, y: y.as_f64().unwrap() };
+    let to = |x: f64| PointerAction::MoveTo { duration: Some(Duration::from_millis(50)), x: x as i64, y: y.as_f64().unwrap() as i64 };
     let x = x.as_f64().unwrap();
     let drag = MouseActions::new("mouse".to_string())
         .then(to(x))
