@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Draws the pictures of docs/page.md: docs/page/shoot.sh PROGRAM [CHROMIUM], of a fresh quickstart.
+# Draws pictures of the main views into docs/page: docs/page/shoot.sh PROGRAM [CHROMIUM], of a fresh quickstart.
 set -euo pipefail
 program="$(realpath "${1:-target/release/ip2p-coordinator}")"
 chromium="${2:-chromium}"
