@@ -16,7 +16,7 @@ use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::{Counts, SHARDS_FIGURE};
 use ip2p_pipeline::planted::{self, Defect};
 use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Progress};
-pub use partition::{Lease, PartitionState, Tries};
+pub use partition::{Cell, Lease, PartitionState, Tries};
 pub use stage::{Recovered, StageState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
