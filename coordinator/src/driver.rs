@@ -41,6 +41,8 @@ pub struct Driver {
 pub struct View {
     pub stages: Vec<StageView>,
     pub workers: Vec<WorkerView>,
+    /// Why there is no worker, while there is none.
+    pub deserted: Option<String>,
     /// Why the run is stopping, if it is.
     pub stopping: Option<String>,
 }
@@ -119,7 +121,7 @@ impl Driver {
             if let Some(ending) = self.apply(event) {
                 self.show(true);
                 let expected = self.unaware();
-                return (ending, self.scheduler, tokio::spawn(farewell(self.requests, expected)));
+                return (ending, self.scheduler, tokio::spawn(farewell(self.requests, expected, self.workers)));
             }
             if show {
                 self.show(false);
@@ -261,12 +263,18 @@ impl View {
             holds: w.holds,
             silent: now.saturating_sub(w.last_beat).as_secs_f64(),
         });
-        View { stages: stages.collect(), workers: workers.collect(), stopping: scheduler.stop_reason().map(ToString::to_string) }
+        View {
+            stages: stages.collect(),
+            workers: workers.collect(),
+            deserted: scheduler.deserted(),
+            stopping: scheduler.stop_reason().map(ToString::to_string),
+        }
     }
 }
 
-/// Answers those who ask when the run is over, until all `expected` workers know it, or [`FAREWELL`] is over.
-async fn farewell(mut requests: mpsc::Receiver<Request>, mut expected: BTreeSet<String>) {
+/// Answers those who ask when the run is over, until all `expected` workers know it, or [`FAREWELL`] is over; then our own
+/// processes end.
+async fn farewell(mut requests: mpsc::Receiver<Request>, mut expected: BTreeSet<String>, workers: Option<LocalWorkers>) {
     let answer_all = async {
         while !expected.is_empty() {
             let Some(request) = requests.recv().await else { return };
@@ -283,6 +291,9 @@ async fn farewell(mut requests: mpsc::Receiver<Request>, mut expected: BTreeSet<
         }
     };
     let _ = tokio::time::timeout(FAREWELL, answer_all).await;
+    if let Some(workers) = workers {
+        workers.stop().await;
+    }
 }
 
 async fn observe(workers: &mut Option<LocalWorkers>) -> Observed {
@@ -316,6 +327,9 @@ fn log(notice: &Notice) {
         }
         Notice::Straggling { slow, assignment: a, worker } => {
             tracing::info!(stage = %a.stage, partition = a.partition, worker, "{} takes too long: a second attempt begins", slow.worker);
+        }
+        Notice::Mending { assignment: a, maker: (stage, partition), message } => {
+            tracing::warn!(stage = %a.stage, partition = a.partition, "{message}. It is made again by {stage} partition {partition}");
         }
         Notice::Outrun { worker, assignment: a, units } => {
             tracing::info!(stage = %a.stage, partition = a.partition, worker, units, "another attempt was first");

@@ -52,6 +52,8 @@ pub enum Cause {
     BadInput,
     /// A defect of the program.
     Bug,
+    /// An object that this committed partition made is missing or altered: it is made again before the next try.
+    Damaged { stage: Stage, partition: u32 },
 }
 
 impl Cause {
@@ -63,6 +65,7 @@ impl Cause {
             Cause::StoreFull => "store full",
             Cause::BadInput => "bad input",
             Cause::Bug => "bug",
+            Cause::Damaged { .. } => "damaged object",
         }
     }
 }

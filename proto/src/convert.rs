@@ -125,33 +125,30 @@ fn figure(field: &str, x: f64) -> Result<f64, ConvertError> {
     if x.abs() <= 1e15 { Ok(x) } else { Err(ConvertError(format!("`{field}` is {x}"))) }
 }
 
-impl From<Cause> for v1::Cause {
-    fn from(cause: Cause) -> Self {
-        match cause {
-            Cause::Transient => v1::Cause::Transient,
-            Cause::Preempted => v1::Cause::Preempted,
-            Cause::Resource => v1::Cause::Resource,
-            Cause::BadInput => v1::Cause::BadInput,
-            Cause::Bug => v1::Cause::Bug,
-            Cause::StoreFull => v1::Cause::StoreFull,
-        }
+/// The number of a cause on the wire.
+fn wire_cause(cause: Cause) -> v1::Cause {
+    match cause {
+        Cause::Transient => v1::Cause::Transient,
+        Cause::Preempted => v1::Cause::Preempted,
+        Cause::Resource => v1::Cause::Resource,
+        Cause::BadInput => v1::Cause::BadInput,
+        Cause::Bug => v1::Cause::Bug,
+        Cause::StoreFull => v1::Cause::StoreFull,
+        Cause::Damaged { .. } => v1::Cause::Damaged,
     }
 }
 
-impl TryFrom<v1::Cause> for Cause {
-    type Error = ConvertError;
-
-    fn try_from(cause: v1::Cause) -> Result<Self, ConvertError> {
-        match cause {
-            v1::Cause::Transient => Ok(Cause::Transient),
-            v1::Cause::Preempted => Ok(Cause::Preempted),
-            v1::Cause::Resource => Ok(Cause::Resource),
-            v1::Cause::BadInput => Ok(Cause::BadInput),
-            v1::Cause::Bug => Ok(Cause::Bug),
-            v1::Cause::StoreFull => Ok(Cause::StoreFull),
-            v1::Cause::Unspecified => Err(ConvertError("a failure without a cause".to_string())),
-        }
-    }
+fn cause(failed: &v1::Failed) -> Result<Cause, ConvertError> {
+    Ok(match v1::Cause::try_from(failed.cause).map_err(|e| ConvertError(e.to_string()))? {
+        v1::Cause::Transient => Cause::Transient,
+        v1::Cause::Preempted => Cause::Preempted,
+        v1::Cause::Resource => Cause::Resource,
+        v1::Cause::BadInput => Cause::BadInput,
+        v1::Cause::Bug => Cause::Bug,
+        v1::Cause::StoreFull => Cause::StoreFull,
+        v1::Cause::Damaged => Cause::Damaged { stage: stage(&failed.damaged_stage)?, partition: failed.damaged_partition },
+        v1::Cause::Unspecified => return Err(ConvertError("a failure without a cause".to_string())),
+    })
 }
 
 impl From<Outcome> for Wire {
@@ -169,15 +166,18 @@ impl From<Outcome> for Wire {
 
 impl From<Failure> for v1::Failed {
     fn from(failure: Failure) -> Self {
-        v1::Failed { cause: v1::Cause::from(failure.cause).into(), message: failure.message }
+        let (damaged_stage, damaged_partition) = match failure.cause {
+            Cause::Damaged { stage, partition } => (stage.name().to_string(), partition),
+            Cause::Transient | Cause::Preempted | Cause::Resource | Cause::BadInput | Cause::Bug | Cause::StoreFull => Default::default(),
+        };
+        v1::Failed { cause: wire_cause(failure.cause).into(), message: failure.message, damaged_stage, damaged_partition }
     }
 }
 
 /// Reads a failure.
 pub fn failed(wire: Option<v1::Failed>) -> Result<Failure, ConvertError> {
     let failed = required("failed", wire)?;
-    let cause = v1::Cause::try_from(failed.cause).map_err(|e| ConvertError(e.to_string()))?.try_into()?;
-    Ok(Failure { cause, message: cut(failed.message, MAX_FAILURE_BYTES) })
+    Ok(Failure { cause: cause(&failed)?, message: cut(failed.message, MAX_FAILURE_BYTES) })
 }
 
 /// The wire form of an [`Outcome`], a type of its own because both sides of `Outcome` are foreign.
@@ -219,16 +219,18 @@ mod tests {
             seconds: 1.5,
             figures: [("tokens".to_string(), 9.0)].into(),
         };
-        for result in [Ok(done), Err(Failure { cause: Cause::Resource, message: "no room".to_string() })] {
+        let failed_by = |cause| Err(Failure { cause, message: "no room".to_string() });
+        for result in [Ok(done), failed_by(Cause::Resource), failed_by(Cause::Damaged { stage: Stage::Pairs, partition: 3 })] {
             assert_eq!(outcome(Some(Wire::from(result.clone()).0)).unwrap(), result);
         }
         let alone = Failure { cause: Cause::BadInput, message: "no such file".to_string() };
         assert_eq!(failed(Some(alone.clone().into())).unwrap(), alone);
-        let long = v1::Failed { cause: v1::Cause::Bug.into(), message: "é".repeat(MAX_FAILURE_BYTES) };
+        let long = v1::Failed { cause: v1::Cause::Bug.into(), message: "é".repeat(MAX_FAILURE_BYTES), ..Default::default() };
         assert_eq!(failed(Some(long)).unwrap().message.len(), MAX_FAILURE_BYTES);
         assert!(outcome(None).is_err() && failed(None).is_err());
-        let unspecified = v1::Failed { cause: 0, message: String::new() };
-        assert!(outcome(Some(v1::report_request::Outcome::Failed(unspecified))).is_err());
+        assert!(failed(Some(v1::Failed { cause: 0, ..Default::default() })).is_err());
+        let of_the_corpus = v1::Failed { cause: v1::Cause::Damaged.into(), damaged_stage: "corpus".to_string(), ..Default::default() };
+        assert!(failed(Some(of_the_corpus)).is_err());
     }
     #[test]
     fn what_would_break_sums_or_logs_is_refused() {

@@ -18,6 +18,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 /// How long a worker waits for a coordinator that went away, before it ends too.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// For a report by a worker that has been asked to leave.
+const LAST_WORD: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Why a session ended well.
@@ -225,14 +227,22 @@ impl<L: Link, A: Attempts> Session<'_, L, A> {
         // Whose memory or disk it was matters to who reads this elsewhere.
         let outcome = outcome.map_err(|f| match f.cause {
             Cause::Resource => failure(f.cause, format!("worker {}: {}", self.welcome.worker, f.message)),
-            Cause::Transient | Cause::Preempted | Cause::StoreFull | Cause::BadInput | Cause::Bug => f,
+            Cause::Transient | Cause::Preempted | Cause::StoreFull | Cause::BadInput | Cause::Bug | Cause::Damaged { .. } => f,
         });
         if let Err(f) = &outcome {
             tracing::warn!(stage = %assignment.stage, partition = assignment.partition, cause = f.cause.name(), "attempt ended: {}", f.message);
         }
         let send = || self.link.report(&self.welcome.worker, assignment, outcome.clone());
         let patience = ExponentialBuilder::default().with_max_times(5);
-        if let Err(lost) = send.retry(patience).when(|lost| matches!(lost, Unanswered::Silent(_))).await {
+        let sent = send.retry(patience).when(|lost| matches!(lost, Unanswered::Silent(_)));
+        let mut leave = self.leave.clone();
+        let sent = tokio::select! {
+            biased;
+            sent = sent => sent,
+            // A coordinator that has gone away holds up nobody who leaves.
+            () = async { wait_true(&mut leave).await; sleep(LAST_WORD).await } => return,
+        };
+        if let Err(lost) = sent {
             tracing::warn!("the coordinator does not take reports: {}", unanswered(self.link, lost).message);
         }
     }

@@ -149,6 +149,11 @@ impl History {
                 *self.causes.entry(cause.name()).or_default() += 1;
                 happened(assignment, None, What::GaveUp(*cause), message)
             }
+            Notice::Mending { assignment, maker: (stage, partition), message } => {
+                let cause = Cause::Damaged { stage: *stage, partition: *partition };
+                *self.causes.entry(cause.name()).or_default() += 1;
+                happened(assignment, None, What::Failed(cause), message)
+            }
             Notice::LeaseLost { worker, assignment, why } => {
                 self.totals.lost += 1;
                 happened(assignment, Some(worker), What::LeaseLost, why)
