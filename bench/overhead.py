@@ -363,6 +363,12 @@ def arguments():
     a = p.parse_args()
     a.folder = a.folder or [os.getcwd(), "/dev/shm"]
     a.program = os.path.abspath(a.program)
+    # A measurement takes long: every table appears when it is known.
+    sys.stdout.reconfigure(line_buffering=True)
+    for place in [place for place in a.folder if not os.path.isdir(place)]:
+        p.error(f"--folder {place}: there is no such folder")
+    if shutil.which(a.program) is None:
+        p.error(f"{a.program} is no program: cargo build --release --workspace --bins makes it")
     return a
 
 

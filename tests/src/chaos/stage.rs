@@ -14,6 +14,7 @@ use std::fmt;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 const STEP: Duration = Duration::from_millis(10);
@@ -293,9 +294,12 @@ fn run_arguments(overrides: &[String], more: &[&str]) -> Vec<String> {
     ["run", "pipeline.yaml", "-v"].into_iter().chain(settings).map(String::from).collect()
 }
 
-/// A port that no outgoing connection of this machine takes by chance: a coordinator comes back to it.
+/// A port that no outgoing connection of this machine takes by chance, and no other round of this process while its
+/// coordinator is dead: a coordinator comes back to it.
 fn free_address() -> String {
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
     let first = 31_000 + std::process::id() as u16 % 1000;
-    let free = (first..first + 700).map(|port| format!("127.0.0.1:{port}")).find(|address| TcpListener::bind(address).is_ok());
+    let next = |_| first + TAKEN.fetch_add(1, Ordering::Relaxed) % 700;
+    let free = (0..700).map(next).map(|port| format!("127.0.0.1:{port}")).find(|address| TcpListener::bind(address).is_ok());
     free.expect("a free port")
 }

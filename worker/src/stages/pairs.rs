@@ -133,8 +133,8 @@ impl Work for PairsWork {
     async fn take_chunk(&mut self, place: &ChunkPlace) -> Result<ChunkData> {
         self.close().await?;
         let extension = self.env.plan.spec.stages.pairs.image.extension();
-        let mut data = ChunkData::default();
-        data.stored_by = self.env.plan.spec.stages.pairs.fuse.then(|| self.filter.clone());
+        let stored_by = self.env.plan.spec.stages.pairs.fuse.then(|| self.filter.clone());
+        let mut data = ChunkData { stored_by, ..ChunkData::default() };
         let mut bundle = ImageBundle::new(place.key("images.tar"));
         let (mut table, mut latents) = (Vec::new(), Vec::new());
         for Drawn { mut scored, images, latents: drawn } in std::mem::take(&mut self.drawn) {
