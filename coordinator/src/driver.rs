@@ -331,6 +331,9 @@ fn log(notice: &Notice) {
         Notice::Mending { assignment: a, maker: (stage, partition), message } => {
             tracing::warn!(stage = %a.stage, partition = a.partition, "{message}. It is made again by {stage} partition {partition}");
         }
+        Notice::Mended { assignment: a } => {
+            tracing::info!(stage = %a.stage, partition = a.partition, "its damaged objects are whole again");
+        }
         Notice::Outrun { worker, assignment: a, units } => {
             tracing::info!(stage = %a.stage, partition = a.partition, worker, units, "another attempt was first");
         }

@@ -139,6 +139,10 @@ pub enum Notice {
         maker: (Stage, u32),
         message: String,
     },
+    /// A partition that was committed before has made its damaged objects again.
+    Mended {
+        assignment: Assignment,
+    },
     /// An attempt ends because another has committed the partition; `units` of its work are for nothing.
     Outrun {
         worker: WorkerName,
@@ -402,8 +406,8 @@ impl Scheduler {
         }
         stage.record_pace(partition, epoch, now);
         let leases = stage.leases(partition);
-        stage.commit(partition, &finished);
-        commands.push(Command::Notice(Notice::Committed { assignment, finished }));
+        let first = stage.commit(partition, &finished);
+        commands.push(Command::Notice(if first { Notice::Committed { assignment, finished } } else { Notice::Mended { assignment } }));
         // Other attempts may still hold it: their next heartbeats end those leases.
         for other in leases.into_iter().filter(|lease| lease.epoch != epoch) {
             let units = self.workers.get(&other.worker).and_then(|worker| worker.progress).map_or(0, |progress| progress.units);

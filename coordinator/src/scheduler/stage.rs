@@ -276,16 +276,18 @@ impl StageState {
         }
     }
 
-    pub(super) fn commit(&mut self, partition: u32, finished: &Finished) {
+    /// False when it was committed before and only mended since: then it is counted already.
+    pub(super) fn commit(&mut self, partition: u32, finished: &Finished) -> bool {
         self.set(partition, PartitionState::Committed);
         if self.reopened.remove(&partition) {
-            return;
+            return false;
         }
         self.counts.add(&finished.counts);
         self.seconds += finished.seconds;
         for (name, value) in &finished.figures {
             *self.figures.entry(name.clone()).or_default() += value;
         }
+        true
     }
 
     /// Ends an attempt without a commit: retry later, or give the partition up.

@@ -67,6 +67,7 @@ pub struct Happened {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
     Committed,
+    Mended,
     Failed(Cause),
     GaveUp(Cause),
     LeaseLost,
@@ -78,6 +79,7 @@ impl What {
     pub fn words(self) -> String {
         match self {
             What::Committed => "committed".to_string(),
+            What::Mended => "damaged objects made again".to_string(),
             What::Failed(cause) => format!("failed: {}", cause.name()),
             What::GaveUp(cause) => format!("given up: {}", cause.name()),
             What::LeaseLost => "lease lost".to_string(),
@@ -153,6 +155,10 @@ impl History {
                 let cause = Cause::Damaged { stage: *stage, partition: *partition };
                 *self.causes.entry(cause.name()).or_default() += 1;
                 happened(assignment, None, What::Failed(cause), message)
+            }
+            Notice::Mended { assignment } => {
+                self.errors.remove(&(assignment.stage, assignment.partition));
+                happened(assignment, None, What::Mended, "")
             }
             Notice::LeaseLost { worker, assignment, why } => {
                 self.totals.lost += 1;

@@ -9,11 +9,12 @@ use super::pages::{self, Frame, Tab};
 use super::partition::Told;
 use super::quality::Quality;
 use super::screen::lock;
-use super::snapshot::{Snapshot, StageNow};
+use super::snapshot::{STATES, Snapshot, StageNow};
 use super::tables::Tables;
 use super::{live, metrics, unix_now};
 use crate::explain::{self, Asked};
 use crate::quarantine::{self, QuarantineError};
+use crate::scheduler::Cell;
 use axum::extract::{DefaultBodyLimit, Form, Path, Query, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, SET_COOKIE};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -242,10 +243,14 @@ async fn run(State(site): State<Site>, Query(fields): Fields) -> Response {
     html(pages::document(&Frame { live, scripts: &["/grid.js"], ..site.frame(Tab::Run, "Run") }, content)).into_response()
 }
 
-/// The stage that most people want to see: the first with work in it, else pairs.
+/// The stage that most people want to see: pairs, where the time goes, unless it has not begun or is over; then the last
+/// that has anything to do.
 fn at_work(snapshot: &Snapshot) -> Stage {
-    let busy = |stage: &&StageNow| !stage.complete() && stage.view.in_progress > 0.0;
-    snapshot.stages.iter().rev().find(busy).map_or(Stage::Pairs, StageNow::stage)
+    let to_do =
+        |stage: &&StageNow| STATES.iter().any(|(cell, _)| !matches!(cell, Cell::Committed | Cell::Blocked) && stage.in_state(*cell) > 0);
+    let pairs = |stage: &&StageNow| stage.stage() == Stage::Pairs && !stage.complete() && stage.view.committed > 0;
+    let stages = &snapshot.stages;
+    stages.iter().find(pairs).or_else(|| stages.iter().rev().find(to_do)).map_or(Stage::Pairs, StageNow::stage)
 }
 
 async fn workers(State(site): State<Site>) -> Response {

@@ -9,9 +9,10 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Request, Response, StatusCode};
 use futures::StreamExt;
 use ip2p_pipeline::layout::Stage;
-use ip2p_pipeline::manifest::role;
+use ip2p_pipeline::manifest::{Counts, role};
 use ip2p_pipeline::records::IndexRow;
-use ip2p_pipeline::task::{Cause, Failure, Progress};
+use ip2p_pipeline::task::{Cause, Failure, Finished, Progress};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -286,6 +287,25 @@ async fn metrics_say_what_the_page_says() {
     let (_, finished) = get(&site_on(&fixture, LOOPBACK).await, "/metrics").await;
     assert!(finished.contains("ip2p_records_total{run=\"small\",stage=\"filter\",outcome=\"output\"} 4\n"), "{finished}");
     assert!(finished.contains("ip2p_figures_total{run=\"small\",stage=\"index\",figure=\"train_pairs\"} 2.0"), "{finished}");
+}
+
+#[test]
+fn a_partition_that_is_mended_is_counted_once() {
+    let (mut scheduler, mut screen, _snapshots, history) = at_work();
+    joins(&mut scheduler, &mut screen, "w");
+    let counts = Counts { expected: 2, output: 2, quarantined: 1, ..Counts::default() };
+    let finished = Finished { counts, seconds: 1.0, figures: BTreeMap::new() };
+    let damaged = Failure { cause: Cause::Damaged { stage: Stage::Prompts, partition: 0 }, message: "bytes differ".to_string() };
+    // The reader of what the first makes finds it damaged, so it is made again.
+    for outcome in [Ok(finished.clone()), Err(damaged), Ok(finished)] {
+        let assignment = scheduler.workers()["w"].holds.unwrap();
+        let _ = happens(&mut scheduler, &mut screen, Event::Reported { worker: "w".to_string(), assignment, outcome }, Duration::ZERO);
+        let _ = happens(&mut scheduler, &mut screen, Event::WantsWork { worker: "w".to_string() }, Duration::ZERO);
+    }
+    let history = history.lock().unwrap();
+    assert_eq!(history.totals().commits, [(Stage::Prompts, 1)].into());
+    assert_eq!((history.slowest(Stage::Prompts).len(), &history.quarantined()[&Stage::Prompts]), (1, &vec![0]));
+    assert_eq!(history.events().next().unwrap().what.words(), "damaged objects made again");
 }
 
 /// Whoever adds a metric adds it to the page that explains them.
