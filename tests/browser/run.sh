@@ -16,6 +16,10 @@ if ! command -v chromedriver >/dev/null; then
 fi
 
 cd "$here/../.."
+# The run that the tests share is nobody's to remove: all of theirs goes with this folder.
+work="$(mktemp -d)"
+trap 'rm -rf "$work"' EXIT
+export TMPDIR="$work"
 export IP2P_CHROMEDRIVER="$(command -v chromedriver)"
 export IP2P_AXE="$node/node_modules/axe-core/axe.min.js"
 # With the whole workspace, because a selection of packages would be built with other features once more.

@@ -4,16 +4,18 @@ use fantoccini::wd::WebDriverCompatibleCommand;
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead, BufReader, Lines};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Longest wait for anything on a page.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 pub struct Browser {
     pub client: Client,
     driver: Child,
+    /// Open as long as it may say more.
+    _said: Lines<BufReader<ChildStdout>>,
 }
 
 /// A command of chromedriver's own.
@@ -39,10 +41,10 @@ impl Browser {
             .stderr(Stdio::null())
             .spawn()
             .expect("chromedriver starts");
-        let said = BufReader::new(driver.stdout.take().expect("its standard output")).lines();
-        let port =
-            said.map_while(Result::ok).find_map(|line| line.split("on port ").nth(1).map(|rest| rest.trim_end_matches('.').to_string()));
-        let port = port.expect("chromedriver says its port");
+        let mut said = BufReader::new(driver.stdout.take().expect("its standard output")).lines();
+        // It repeats the 0 that it was given before it says the port that it found.
+        let port_in = |line: String| line.split("successfully on port ").nth(1).map(|rest| rest.trim_end_matches('.').to_string());
+        let port = said.by_ref().map_while(Result::ok).find_map(port_in).expect("chromedriver says its port");
         let arguments = [
             "--headless=new",
             "--no-sandbox",
@@ -61,7 +63,7 @@ impl Browser {
         });
         let Value::Object(capabilities) = capabilities else { unreachable!("an object") };
         let client = ClientBuilder::new(HttpConnector::new()).capabilities(capabilities).connect(&format!("http://127.0.0.1:{port}")).await;
-        Browser { client: client.expect("a browser"), driver }
+        Browser { client: client.expect("a browser"), driver, _said: said }
     }
 
     pub async fn open(&self, url: &str) {

@@ -5,13 +5,17 @@ use fantoccini::Locator;
 use fantoccini::actions::{InputSource, MOUSE_BUTTON_LEFT, MouseActions, PointerAction};
 use ip2p_tests::Pipeline;
 use serde_json::json;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-/// A small run that is complete.
-fn finished(overrides: &[&str]) -> Pipeline {
-    let pipeline = Pipeline::new(PROGRAM);
-    pipeline.run_expecting(0, overrides);
-    pipeline
+/// A small run that is complete. Whoever only looks shares it.
+fn finished() -> &'static Pipeline {
+    static FINISHED: LazyLock<Pipeline> = LazyLock::new(|| {
+        let pipeline = Pipeline::new(PROGRAM);
+        pipeline.run_expecting(0, &[]);
+        pipeline
+    });
+    &FINISHED
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,8 +40,8 @@ async fn a_live_run_is_seen_to_progress() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gallery_s_slider_shows_more_or_less_of_the_picture_before() {
     let Some(browser) = browser().await else { return };
-    let pipeline = finished(&[]);
-    let shown = Shown::serve(&pipeline);
+    let pipeline = finished();
+    let shown = Shown::serve(pipeline);
     browser.open(&format!("{}/gallery", shown.url)).await;
     browser.wait("[...document.images].slice(0, 2).every((image) => image.complete && image.naturalWidth > 0)").await;
     let at = "document.querySelector('.compare').style.getPropertyValue('--at')";
@@ -56,7 +60,9 @@ async fn the_gallery_s_slider_shows_more_or_less_of_the_picture_before() {
 #[tokio::test(flavor = "multi_thread")]
 async fn thresholds_that_are_dragged_count_what_the_filter_then_keeps() {
     let Some(browser) = browser().await else { return };
-    let pipeline = finished(&[]);
+    // It is run again, so it is nobody else's.
+    let pipeline = Pipeline::new(PROGRAM);
+    pipeline.run_expecting(0, &[]);
     let shown = Shown::serve(&pipeline);
     browser.open(&format!("{}/quality", shown.url)).await;
     browser.wait("'ready' in document.querySelector('#thresholds').dataset").await;
@@ -90,11 +96,11 @@ async fn thresholds_that_are_dragged_count_what_the_filter_then_keeps() {
 #[tokio::test(flavor = "multi_thread")]
 async fn on_another_address_one_signs_in() {
     let Some(browser) = browser().await else { return };
-    let pipeline = finished(&[]);
+    let pipeline = finished();
     let refused = pipeline.call(&["serve", &pipeline.url(), "--web", "0.0.0.0:0"]);
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("set IP2P_TOKEN"));
-    let shown = Shown::start(&pipeline, &["serve", &pipeline.url(), "--web", "0.0.0.0:0"], Some("open-sesame"));
+    let shown = Shown::start(pipeline, &["serve", &pipeline.url(), "--web", "0.0.0.0:0"], Some("open-sesame"));
     browser.open(&format!("{}/gallery", shown.url)).await;
     let sign_in = async |token: &str| {
         let field = browser.client.find(Locator::Css("#token")).await.unwrap();
@@ -186,8 +192,8 @@ const VIEWS: [&str; 7] = ["/", "/workers", "/gallery", "/quality", "/problems", 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_view_fits_a_phone() {
     let Some(browser) = browser().await else { return };
-    let pipeline = finished(&[]);
-    let shown = Shown::serve(&pipeline);
+    let pipeline = finished();
+    let shown = Shown::serve(pipeline);
     browser.become_a_phone().await;
     for path in VIEWS {
         browser.open(&format!("{}{path}", shown.url)).await;
@@ -201,8 +207,8 @@ async fn every_view_fits_a_phone() {
 async fn axe_finds_no_serious_fault() {
     let Some(browser) = browser().await else { return };
     let axe = std::fs::read_to_string(std::env::var("IP2P_AXE").expect("IP2P_AXE names axe.min.js")).expect("axe.min.js");
-    let pipeline = finished(&[]);
-    let shown = Shown::serve(&pipeline);
+    let pipeline = finished();
+    let shown = Shown::serve(pipeline);
     let mut faults = Vec::new();
     for scheme in ["light", "dark"] {
         browser.prefer(scheme).await;
