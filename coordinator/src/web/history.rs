@@ -1,6 +1,7 @@
 //! What happened since the coordinator started, as much of it as is worth keeping. Everything is bounded.
 
 use crate::scheduler::Notice;
+use crate::text::{count, duration};
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::Counts;
 use ip2p_pipeline::task::{Assignment, Cause, Finished};
@@ -141,7 +142,7 @@ impl History {
                 if assignment.stage == Stage::Filter {
                     self.yielded(&finished.counts, at);
                 }
-                happened(assignment, None, What::Committed, "")
+                happened(assignment, None, What::Committed, &made(finished))
             }
             Notice::Retrying { assignment, cause, message, .. } => {
                 *self.causes.entry(cause.name()).or_default() += 1;
@@ -261,6 +262,13 @@ impl History {
     }
 }
 
+/// What a commit holds, in words.
+fn made(finished: &Finished) -> String {
+    let counts = &finished.counts;
+    let quarantined = if counts.quarantined > 0 { format!(", {} in quarantine", count(counts.quarantined)) } else { String::new() };
+    format!("{} of {}{quarantined}, {} of work", count(counts.output), count(counts.expected), duration(finished.seconds))
+}
+
 /// Neighbours summed up until at most `most` are left.
 pub fn merged(yields: &[Yield], most: usize) -> Vec<Yield> {
     let each = yields.len().div_ceil(most.max(1)).max(1);
@@ -325,7 +333,7 @@ mod tests {
         let slowest: Vec<f64> = history.slowest(Stage::Filter).iter().map(|slow| slow.seconds).collect();
         assert_eq!((slowest[0], slowest.len()), (19_999.0, SLOWEST));
         assert_eq!(history.failing()[0].partition, 19_999);
-        assert_eq!(history.events().next().unwrap().message.len(), 0);
+        assert_eq!(history.events().next().unwrap().message, "3 of 10, 5 h 33 m of work");
         assert_eq!(history.failing()[0].message.len(), LENGTH);
     }
 }

@@ -35,6 +35,10 @@ if (form && svg) {
     const at = { image: within(x(Number(field("image").value)), axis.left, axis.right), direction: within(y(Number(field("direction").value)), axis.top, axis.bottom) };
     for (const line of svg.querySelectorAll(".threshold.image, .grip.image")) line.setAttribute("d", `M${at.image} ${axis.top}V${axis.bottom}`);
     for (const line of svg.querySelectorAll(".threshold.direction, .grip.direction")) line.setAttribute("d", `M${axis.left} ${at.direction}H${axis.right}`);
+    const [image, direction] = svg.querySelectorAll(".label");
+    for (const [label, name] of [[image, "image"], [direction, "direction"]]) {
+      label.textContent = label.textContent.replace(/at least .*/, `at least ${Number(field(name).value)}`);
+    }
     if (!scores) return;
     const { pairs, triplets } = kept();
     answer.textContent = `${number(pairs)} pairs of ${number(triplets)} triplets (${percent(pairs, scores.triplet.length)} of the candidates)`;

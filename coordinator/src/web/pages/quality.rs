@@ -20,11 +20,9 @@ pub fn content(sample: &Sample, own: &Filter, filter: &Filter, yields: &[Yield])
         @else {
             section.two {
                 div.panel #what-if { h2 { "What other thresholds would keep" } (thresholds(sample, own, filter)) (PreEscaped(charts::scatter(&sample.points(), filter)))
-                    p.note { i.dot.kept {} " kept " i.dot.rejected {} " rejected. Drag the dashed lines, or type." } }
-                div.panel {
-                    h2 { "How the scores are spread" } (distributions(sample, filter))
-                    h2 { "Acceptance over time" } (acceptance(yields))
-                }
+                    p.note { i.dot.kept {} " kept " i.dot.rejected {} " rejected. Drag the dashed lines, or type." }
+                    h2 { "Acceptance over time" } (acceptance(yields)) }
+                div.panel { h2 { "How the scores are spread" } (distributions(sample, filter)) }
             }
             section.two {
                 div.panel { h2 { "Most frequent instructions" } (frequent(&sample.edits, sample.triplets)) }

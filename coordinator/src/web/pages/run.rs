@@ -8,6 +8,7 @@ use crate::text::{count, duration, rate, share};
 use crate::web::history::History;
 use crate::web::snapshot::{Remaining, STATES, Snapshot, StageNow};
 use ip2p_pipeline::layout::Stage;
+use ip2p_pipeline::manifest::Counts;
 use maud::{Markup, PreEscaped, html};
 
 /// Events shown.
@@ -74,8 +75,8 @@ fn stage_card(stage: &StageNow) -> Markup {
             p.large { (count(view.committed.into())) @if stage.sized { small { " of " (count(view.partitions.into())) } } }
             (PreEscaped(charts::track(stage.percent(), if stage.complete() { "kept" } else { "flow" })))
             @if !stage.sized { p { "waits for the index" } }
-            @if let Some(per_second) = stage.rate { p { (rate(per_second)) " " (unit(stage.stage())) } }
-            @if let Some(remaining) = stage.remaining { p { (left(remaining)) } }
+            @if let Some(per_second) = stage.rate { p { (pace(per_second, unit(stage.stage()))) } }
+            @if let Some(remaining) = stage.remaining { p { (duration(remaining.likely)) " left" @if let Some(between) = between(remaining) { br; (between) } } }
             @if let Some(kept) = kept(view) { p { (kept) } }
             @if view.counts.quarantined > 0 { p.bad { (count(view.counts.quarantined)) " in quarantine" } }
             @if stage.complete() && stage.seconds > 0.0 { p { (duration(stage.seconds)) " of work" } }
@@ -92,13 +93,21 @@ fn unit(stage: Stage) -> &'static str {
     }
 }
 
-fn left(remaining: Remaining) -> String {
-    let likely = duration(remaining.likely);
-    match remaining.between {
-        Some((least, most)) if most.is_finite() => format!("{likely} left ({} to {})", duration(least), duration(most)),
-        Some((least, _)) => format!("{likely} left (at least {})", duration(least)),
-        None => format!("{likely} left"),
-    }
+/// `12 candidates/s`.
+fn pace(per_second: f64, unit: &str) -> String {
+    let text = rate(per_second);
+    text.split_once('/').map_or(text.clone(), |(number, per)| format!("{number} {unit}/{per}"))
+}
+
+fn between(remaining: Remaining) -> Option<String> {
+    let (least, most) = remaining.between?;
+    Some(if most.is_finite() { format!("{} to {}", duration(least), duration(most)) } else { format!("{} or more", duration(least)) })
+}
+
+/// The stage that will be done last, as it looks now.
+fn longest(snapshot: &Snapshot) -> Option<(Stage, Remaining)> {
+    let remaining = snapshot.stages.iter().filter_map(|now| Some((now.stage(), now.remaining?)));
+    remaining.max_by(|a, b| a.1.likely.total_cmp(&b.1.likely))
 }
 
 pub fn figures(snapshot: &Snapshot) -> Markup {
@@ -107,10 +116,14 @@ pub fn figures(snapshot: &Snapshot) -> Markup {
     let work: f64 = snapshot.stages.iter().map(|stage| stage.seconds).sum();
     let wasted: u64 = snapshot.stages.iter().map(|stage| stage.wasted).sum();
     let wasted = if wasted > 0 { format!("{} units made for nothing", count(wasted)) } else { "in what is committed".to_string() };
+    let of_all = |counts: &Counts, all| {
+        if counts.expected > 0 { format!("{} of the {all}", share(counts.output, counts.expected)) } else { String::new() }
+    };
     html! {
-        (card(&count(filter.output), "pairs kept", &format!("{} of the candidates", share(filter.output, filter.expected))))
+        @if let Some((stage, remaining)) = longest(snapshot) { (card(&duration(remaining.likely), "left", &format!("at the pace of {stage}"))) }
+        (card(&count(filter.output), "pairs kept", &of_all(&filter, "candidates")))
         (card(&count(filter.expected), "candidates judged", ""))
-        (card(&count(prompts.output), "triplets", &format!("{} of the completions", share(prompts.output, prompts.expected))))
+        (card(&count(prompts.output), "triplets", &of_all(&prompts, "completions")))
         (card(&duration(work), "of work", &wasted))
     }
 }
@@ -165,5 +178,25 @@ pub fn events(history: &History, live: bool, now: f64) -> Markup {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pace_names_its_unit_before_the_time() {
+        assert_eq!(pace(3.25, "candidates"), "3.2 candidates/s");
+        assert_eq!(pace(0.1, "completions"), "6.0 completions/min");
+    }
+
+    #[test]
+    fn an_interval_without_an_end_says_its_least() {
+        let between = |most| between(Remaining { likely: 90.0, between: Some((60.0, most)) });
+        assert_eq!(
+            (between(120.0), between(f64::INFINITY)),
+            (Some("1 m 00 s to 2 m 00 s".to_string()), Some("1 m 00 s or more".to_string()))
+        );
     }
 }
