@@ -4,7 +4,6 @@ use super::history::{Happened, History};
 use super::screen::state_of;
 use super::snapshot::{STATES, Snapshot};
 use crate::text::{count, duration};
-use futures::{StreamExt, TryStreamExt};
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::{ChunkManifest, PartitionManifest};
 use ip2p_pipeline::plan::Plan;
@@ -14,8 +13,6 @@ use ip2p_pipeline::{Result, commit};
 /// Chunks and events told.
 const CHUNKS: usize = 200;
 const EVENTS: usize = 50;
-/// Chunk manifests read at the same time.
-const READS: usize = 8;
 
 /// Everything about one partition.
 #[derive(Debug)]
@@ -62,15 +59,9 @@ impl Told {
                 self.state = "committed".to_string();
                 manifest.chunks
             }
-            None => {
-                let keys = store.list(&dir.chunks(self.partition)).await?;
-                self.more = keys.len().saturating_sub(CHUNKS);
-                let read = |(key, _): (String, u64)| async move { commit::read::<ChunkManifest>(store, &key).await };
-                let read: Vec<_> = futures::stream::iter(keys.into_iter().take(CHUNKS)).map(read).buffered(READS).try_collect().await?;
-                read.into_iter().flatten().collect()
-            }
+            None => commit::chunk_chain(store, &dir, self.partition).await?,
         };
-        self.more += self.chunks.len().saturating_sub(CHUNKS);
+        self.more = self.chunks.len().saturating_sub(CHUNKS);
         self.chunks.truncate(CHUNKS);
         Ok(self)
     }
