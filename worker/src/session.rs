@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// For a report by a worker that has been asked to leave.
 const LAST_WORD: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Calls without an answer, one after the other, after which a report is held to be what the coordinator cannot take.
+const TELLINGS: u32 = 5;
 
 /// Why a session ended well.
 #[derive(Debug, PartialEq, Eq)]
@@ -139,6 +141,9 @@ impl<L: Link, A: Attempts> Session<'_, L, A> {
         let mut leave = self.leave.clone();
         // How the last attempt ended: what the coordinator may not know yet.
         let mut report = None;
+        // Calls without an answer since the last that had one.
+        let mut silent = 0;
+        let mut pauses = pauses(self.name);
         loop {
             let answer = tokio::select! {
                 biased;
@@ -150,6 +155,7 @@ impl<L: Link, A: Attempts> Session<'_, L, A> {
             };
             match answer {
                 Ok(Answer::Work(assignment)) => {
+                    silent = 0;
                     report = self.work(assignment).await;
                     if let Some(why) = self.attempts.broken() {
                         self.last_word(report).await;
@@ -159,11 +165,22 @@ impl<L: Link, A: Attempts> Session<'_, L, A> {
                 Ok(Answer::Leave(reason)) => return Ok(Next::End(Ended::Dismissed(reason))),
                 Err(refused @ Unanswered::Refused(_)) => return Err(unanswered(self.link, refused)),
                 // It was silent for longer than a lease, or the coordinator is starting again.
-                Err(Unanswered::Unknown | Unanswered::Silent(_)) => {
+                Err(lost @ (Unanswered::Unknown | Unanswered::Silent(_))) => {
+                    silent += 1;
+                    if silent == TELLINGS && report.take().is_some() {
+                        tracing::warn!("the coordinator does not take a report: {}", unanswered(self.link, lost).message);
+                    }
+                    let again = async {
+                        // It answers a registration, but not this.
+                        if silent > 1 {
+                            sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+                        }
+                        self.register_again().await
+                    };
                     let again = tokio::select! {
                         biased;
                         _ = wait_true(&mut leave) => return Ok(Next::End(Ended::Left)),
-                        again = self.register_again() => again?,
+                        again = again => again?,
                     };
                     if again.plan != self.welcome.plan || again.store_url != self.welcome.store_url {
                         return Ok(Next::Anew(Box::new(again)));
