@@ -293,3 +293,86 @@ async fn wait_true(flag: &mut watch::Receiver<bool>) {
         std::future::pending::<()>().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::Pulse;
+    use crate::testing;
+    use ip2p_pipeline::layout::Stage;
+    use ip2p_pipeline::task::Progress;
+    use std::sync::Mutex;
+
+    /// A coordinator that takes registrations, but no call with a report.
+    struct Deaf {
+        welcome: Welcome,
+        /// When each call for work came, and whether it had a report.
+        calls: Mutex<Vec<(Instant, bool)>>,
+    }
+
+    #[async_trait]
+    impl Link for Deaf {
+        fn place(&self) -> &str {
+            "a test"
+        }
+
+        async fn register(&self, _: &str) -> Result<Welcome, Unanswered> {
+            Ok(self.welcome.clone())
+        }
+
+        async fn lease(&self, _: &str, report: Option<Report>) -> Result<Answer, Unanswered> {
+            let mut calls = self.calls.lock().unwrap();
+            calls.push((Instant::now(), report.is_some()));
+            match (calls.len(), report) {
+                (1, _) => Ok(Answer::Work(Assignment { stage: Stage::Prompts, partition: 0, epoch: 1, failures: 0 })),
+                (_, Some(_)) => Err(Unanswered::Silent("the message is too large".to_string())),
+                (_, None) => Ok(Answer::Leave("done".to_string())),
+            }
+        }
+
+        async fn heartbeat(&self, _: &str, _: Option<Progress>, _: Duration) -> Result<Pulse, Unanswered> {
+            Ok(Pulse { keep_lease: true, drain: false })
+        }
+
+        async fn report(&self, _: &str, _: Report) -> Result<(), Unanswered> {
+            Ok(())
+        }
+
+        async fn unfit(&self, _: &str, _: Failure) -> Result<(), Unanswered> {
+            Ok(())
+        }
+    }
+
+    struct Failing;
+
+    #[async_trait]
+    impl Attempts for Failing {
+        async fn run(&self, _: Assignment, _: &str, _: &Arc<Control>) -> Result<Finished> {
+            Err(failure(Cause::BadInput, "a long message"))
+        }
+
+        fn broken(&self) -> Option<String> {
+            None
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_report_that_cannot_be_taken_is_dropped_after_some_calls_with_pauses() {
+        let dir = tempfile::tempdir().unwrap();
+        let welcome = Welcome {
+            worker: "w".to_string(),
+            plan: testing::plan(dir.path()),
+            store_url: "memory:///".to_string(),
+            lease: Duration::from_secs(30),
+            open_stages: vec![Stage::Prompts],
+        };
+        let link = Deaf { welcome, calls: Mutex::default() };
+        let (_stay, leave) = watch::channel(false);
+        let ended = run(&link, "w", async |_: &Welcome| Ok(Failing), leave).await.unwrap();
+        assert_eq!(ended, Ended::Dismissed("done".to_string()));
+        let calls = link.calls.into_inner().unwrap();
+        let with_report: Vec<Instant> = calls.iter().filter(|(_, report)| *report).map(|(at, _)| *at).collect();
+        assert_eq!((calls.len(), with_report.len()), (2 + TELLINGS as usize, TELLINGS as usize));
+        assert!(with_report[TELLINGS as usize - 1] - with_report[0] > Duration::from_secs(2), "it calls without a pause");
+    }
+}
