@@ -2,7 +2,7 @@
 
 use crate::digest::Digests;
 use crate::grpc::{HeartbeatAnswer, LeaseAnswer, Registered, Request};
-use crate::launcher::{LocalWorkers, Observed};
+use crate::launcher::{Demand, Launcher, Observed, Stopping};
 use crate::scheduler::{Command, Ending, Event, Notice, Scheduler, Stop};
 use crate::term::Term;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +21,7 @@ pub struct Driver {
     scheduler: Scheduler,
     started: Instant,
     requests: mpsc::Receiver<Request>,
-    workers: Option<LocalWorkers>,
+    workers: Option<Box<dyn Launcher>>,
     taken_over: mpsc::Receiver<u32>,
     view: watch::Sender<View>,
     digests: Digests,
@@ -70,7 +70,7 @@ impl Driver {
     pub fn new(
         scheduler: Scheduler,
         requests: mpsc::Receiver<Request>,
-        workers: Option<LocalWorkers>,
+        workers: Option<Box<dyn Launcher>>,
         term: &Term,
         view: watch::Sender<View>,
         digests: Digests,
@@ -111,10 +111,14 @@ impl Driver {
             if let Some(ending) = self.apply(event) {
                 self.show();
                 let expected = self.unaware();
-                return (ending, self.scheduler, tokio::spawn(farewell(self.requests, expected)));
+                let farewell = farewell(self.requests, expected, self.workers, stopping(&ending));
+                return (ending, self.scheduler, tokio::spawn(farewell));
             }
             if show {
                 self.show();
+                if let Some(workers) = &mut self.workers {
+                    workers.want(Demand::of(&self.scheduler));
+                }
             }
         }
     }
@@ -122,15 +126,16 @@ impl Driver {
     /// Turns a request into an event and keeps its reply channel.
     fn accept(&mut self, request: Request) -> Option<Event> {
         match request {
-            Request::Register { worker, device, reply } => {
+            Request::Register { worker, device, scope, reply } => {
                 let name = self.scheduler.free_name(&worker);
                 if name != worker {
                     tracing::warn!("two workers call themselves {worker}: the later one is {name} here");
                 }
                 tracing::info!(worker = name, device, "worker registered");
                 // The worker may be gone already; its lease then ends by silence.
-                let _ = reply.send(Registered { worker: name.clone(), open_stages: self.scheduler.open_stages().collect() });
-                Some(Event::Joined { worker: name, device })
+                let open_stages = self.scheduler.open_stages().filter(|stage| scope.covers(*stage)).collect();
+                let _ = reply.send(Registered { worker: name.clone(), open_stages });
+                Some(Event::Joined { worker: name, device, scope })
             }
             Request::Unfit { worker, failure, reply } => {
                 tracing::error!(worker, cause = failure.cause.name(), "the worker cannot work: {}", failure.message);
@@ -165,6 +170,7 @@ impl Driver {
                 self.workers = None;
                 Some(Event::Drain { why: Stop::NoWorkers(why) })
             }
+            Observed::Displaced { why } => Some(Event::Drain { why: Stop::Displaced(why) }),
         }
     }
 
@@ -182,6 +188,11 @@ impl Driver {
                     }
                     Command::Dismiss { worker, reason } => {
                         if self.answer_lease(&worker, LeaseAnswer::Leave(reason)) {
+                            self.dismissed.insert(worker);
+                        }
+                    }
+                    Command::GivenUp { worker, reason } => {
+                        if self.answer_lease(&worker, LeaseAnswer::GivenUp(reason)) {
                             self.dismissed.insert(worker);
                         }
                     }
@@ -208,7 +219,8 @@ impl Driver {
     /// Workers of others that do not know yet that the run is over. Our own processes end with us.
     fn unaware(&self) -> BTreeSet<String> {
         let unaware = self.scheduler.workers().keys().filter(|worker| !self.dismissed.contains(*worker));
-        if self.workers.is_some() { BTreeSet::new() } else { unaware.cloned().collect() }
+        let ours = self.workers.as_ref().is_some_and(|workers| workers.ends_with_us());
+        if ours { BTreeSet::new() } else { unaware.cloned().collect() }
     }
 
     fn show(&self) {
@@ -243,8 +255,22 @@ impl View {
     }
 }
 
-/// Answers those who ask when the run is over, until all `expected` workers know it, or [`FAREWELL`] is over.
-async fn farewell(mut requests: mpsc::Receiver<Request>, mut expected: BTreeSet<String>) {
+/// Whoever took this coordinator's place has its workers too.
+fn stopping(ending: &Ending) -> Stopping {
+    match ending {
+        Ending::Stopped(Stop::TakenOver(_) | Stop::Displaced(_)) => Stopping::Leave,
+        Ending::Complete | Ending::Stopped(_) | Ending::Incomplete { .. } => Stopping::Remove,
+    }
+}
+
+/// Answers those who ask when the run is over, until all `expected` workers know it, or [`FAREWELL`] is over; then the
+/// launcher removes the rest.
+async fn farewell(
+    mut requests: mpsc::Receiver<Request>,
+    mut expected: BTreeSet<String>,
+    workers: Option<Box<dyn Launcher>>,
+    stopping: Stopping,
+) {
     let answer_all = async {
         while !expected.is_empty() {
             let Some(request) = requests.recv().await else { return };
@@ -261,9 +287,12 @@ async fn farewell(mut requests: mpsc::Receiver<Request>, mut expected: BTreeSet<
         }
     };
     let _ = tokio::time::timeout(FAREWELL, answer_all).await;
+    if let Some(workers) = workers {
+        workers.stop(stopping).await;
+    }
 }
 
-async fn observe(workers: &mut Option<LocalWorkers>) -> Observed {
+async fn observe(workers: &mut Option<Box<dyn Launcher>>) -> Observed {
     match workers {
         Some(workers) => workers.next().await,
         None => std::future::pending().await,

@@ -35,3 +35,5 @@ pub mod summary;
 pub mod term;
 mod text;
 pub mod tls;
+pub mod trouble;
+pub mod waves;

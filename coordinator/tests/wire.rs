@@ -128,7 +128,13 @@ fn call<T>(message: T, token: &str) -> tonic::Request<T> {
 }
 
 fn registration(protocol: u32, worker: &str) -> v1::RegisterRequest {
-    v1::RegisterRequest { protocol, version: "0.0.9".to_string(), worker: worker.to_string(), device: "cpu".to_string() }
+    v1::RegisterRequest {
+        protocol,
+        version: "0.0.9".to_string(),
+        worker: worker.to_string(),
+        device: "cpu".to_string(),
+        ..Default::default()
+    }
 }
 
 async fn client(server: &Server) -> CoordinatorClient<tonic::transport::Channel> {

@@ -3,6 +3,7 @@
 
 pub mod chat_server;
 pub mod fuzz;
+pub mod kube_server;
 pub mod oracle;
 pub mod simulation;
 

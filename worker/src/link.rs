@@ -26,6 +26,8 @@ pub enum Answer {
     Work(Assignment),
     /// There will be no more work.
     Leave(String),
+    /// The one partition that this worker is there for failed too often.
+    GivenUp(String),
 }
 
 /// The answer to a heartbeat.

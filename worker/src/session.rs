@@ -25,6 +25,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 pub enum Ended {
     /// The coordinator had no more work.
     Dismissed(String),
+    /// The one partition that it was there for failed too often.
+    GivenUp(String),
     /// The worker itself was asked to leave (signal, or its parent died).
     Left,
 }
@@ -143,6 +145,7 @@ impl<L: Link, A: Attempts> Session<'_, L, A> {
             };
             match answer {
                 Ok(Answer::Work(assignment)) => self.work(assignment).await?,
+                Ok(Answer::GivenUp(reason)) => return Ok(Next::End(Ended::GivenUp(reason))),
                 Ok(Answer::Leave(reason)) => return Ok(Next::End(Ended::Dismissed(reason))),
                 Err(refused @ Unanswered::Refused(_)) => return Err(unanswered(self.link, refused)),
                 // It was silent for longer than a lease, or the coordinator is starting again.

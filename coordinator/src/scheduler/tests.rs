@@ -40,7 +40,7 @@ fn secs(s: u64) -> Moment {
 }
 
 fn join(s: &mut Scheduler, worker: &str, now: Moment) -> Vec<Command> {
-    let mut commands = s.step(Event::Joined { worker: worker.to_string(), device: "cpu".to_string() }, now);
+    let mut commands = s.step(Event::Joined { worker: worker.to_string(), device: "cpu".to_string(), scope: Scope::Any }, now);
     commands.extend(s.step(Event::WantsWork { worker: worker.to_string() }, now));
     commands
 }
@@ -173,7 +173,7 @@ fn a_later_attempt_knows_how_many_failed_before() {
 fn what_the_first_worker_lacks_stops_the_run_and_what_a_later_one_lacks_does_not() {
     let unfit = |s: &mut Scheduler, worker: &str| {
         let failure = Failure { cause: Cause::BadInput, message: "no model".to_string() };
-        let _ = s.step(Event::Joined { worker: worker.to_string(), device: String::new() }, secs(0));
+        let _ = s.step(Event::Joined { worker: worker.to_string(), device: String::new(), scope: Scope::Any }, secs(0));
         s.step(Event::Unfit { worker: worker.to_string(), failure }, secs(0))
     };
     let mut s = Scheduler::new(policy(), 1, fresh(1));
@@ -190,10 +190,52 @@ fn names_are_unique_among_the_living() {
     for expected in ["w", "w~2", "w~3"] {
         let name = s.free_name("w");
         assert_eq!(name, expected);
-        let _ = s.step(Event::Joined { worker: name, device: String::new() }, secs(0));
+        let _ = s.step(Event::Joined { worker: name, device: String::new(), scope: Scope::Any }, secs(0));
     }
     let _ = s.step(Event::Left { worker: "w".to_string(), why: String::new() }, secs(0));
     assert_eq!(s.free_name("w"), "w");
+}
+
+fn join_for(s: &mut Scheduler, worker: &str, scope: Scope) -> Vec<Command> {
+    let _ = s.step(Event::Joined { worker: worker.to_string(), device: String::new(), scope }, secs(0));
+    s.step(Event::WantsWork { worker: worker.to_string() }, secs(0))
+}
+
+#[test]
+fn a_worker_gets_only_what_it_is_there_for() {
+    let mut s = Scheduler::new(policy(), 1, fresh(3));
+    assert_eq!(granted(&join_for(&mut s, "gpu", Scope::Stages(vec![Stage::Pairs]))), None);
+    let third = granted(&join_for(&mut s, "third", Scope::Partition { stage: Stage::Prompts, partition: 2 })).unwrap();
+    assert_eq!((third.stage, third.partition), (Stage::Prompts, 2));
+    assert_eq!(granted(&join_for(&mut s, "its replacement", Scope::Partition { stage: Stage::Prompts, partition: 2 })), None);
+    // Who waits in vain holds up nobody whose name comes later.
+    let first = granted(&join_for(&mut s, "z", Scope::Any)).unwrap();
+    assert_eq!((first.stage, first.partition), (Stage::Prompts, 0));
+    let commands = report(&mut s, "third", third, Ok(finished(Stage::Prompts)), secs(1));
+    let drawn = granted(&commands).unwrap();
+    assert_eq!((drawn.stage, drawn.partition), (Stage::Pairs, 2), "{commands:?}");
+    let reason = "prompts partition 2 is committed".to_string();
+    assert!(commands.contains(&Command::Dismiss { worker: "its replacement".to_string(), reason }), "{commands:?}");
+}
+
+#[test]
+fn a_worker_for_one_partition_hears_that_it_was_given_up() {
+    let mut s = Scheduler::new(Policy { attempts: 1, ..policy() }, 1, fresh(2));
+    let scope = Scope::Partition { stage: Stage::Prompts, partition: 1 };
+    let a = granted(&join_for(&mut s, "w", scope)).unwrap();
+    let _ = report(&mut s, "w", a, failure(Cause::Bug), secs(0));
+    let commands = s.step(Event::WantsWork { worker: "w".to_string() }, secs(0));
+    let reason = "prompts partition 1 failed too often: broken".to_string();
+    assert_eq!(commands, [Command::GivenUp { worker: "w".to_string(), reason }]);
+}
+
+#[test]
+fn a_worker_leaves_when_its_stages_are_complete() {
+    let mut s = Scheduler::new(policy(), 1, fresh(1));
+    let a = granted(&join_for(&mut s, "w", Scope::Stages(vec![Stage::Prompts]))).unwrap();
+    let _ = report(&mut s, "w", a, Ok(finished(Stage::Prompts)), secs(0));
+    let commands = s.step(Event::WantsWork { worker: "w".to_string() }, secs(0));
+    assert_eq!(commands, [Command::Dismiss { worker: "w".to_string(), reason: "its stages are complete".to_string() }]);
 }
 
 #[test]
@@ -369,7 +411,11 @@ impl World {
                     assert!(!self.ended, "the end was announced twice");
                     self.ended = true;
                 }
-                Command::Dismiss { .. } | Command::Continue { .. } | Command::Acknowledge { .. } | Command::Notice(_) => {}
+                Command::Dismiss { .. }
+                | Command::GivenUp { .. }
+                | Command::Continue { .. }
+                | Command::Acknowledge { .. }
+                | Command::Notice(_) => {}
             }
         }
         let mut leased: BTreeMap<(Stage, u32), Vec<u64>> = BTreeMap::new();
@@ -396,7 +442,7 @@ impl World {
     fn act(&mut self, act: Act) {
         match act {
             Act::Join(w) => {
-                self.apply(Event::Joined { worker: w.to_string(), device: String::new() });
+                self.apply(Event::Joined { worker: w.to_string(), device: String::new(), scope: Scope::Any });
                 self.apply(Event::WantsWork { worker: w.to_string() });
             }
             Act::Succeed(w) => {
