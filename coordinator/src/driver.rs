@@ -5,6 +5,7 @@ use crate::grpc::{HeartbeatAnswer, LeaseAnswer, Registered, Request};
 use crate::launcher::{Demand, Launcher, Observed, Stopping};
 use crate::scheduler::{Command, Ending, Event, Notice, Scheduler, Stop};
 use crate::term::Term;
+use ip2p_pipeline::task::Parting;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -39,6 +40,8 @@ pub struct Driver {
 pub struct View {
     pub stages: Vec<StageView>,
     pub workers: Vec<WorkerView>,
+    /// Why there is no worker, while there is none.
+    pub deserted: Option<String>,
     /// Why the run is stopping, if it is.
     pub stopping: Option<String>,
 }
@@ -111,7 +114,7 @@ impl Driver {
             if let Some(ending) = self.apply(event) {
                 self.show();
                 let expected = self.unaware();
-                let farewell = farewell(self.requests, expected, self.workers, stopping(&ending));
+                let farewell = farewell(self.requests, expected, self.workers, ending.clone());
                 return (ending, self.scheduler, tokio::spawn(farewell));
             }
             if show {
@@ -186,13 +189,8 @@ impl Driver {
                             events.push(Event::Left { worker, why: "its connection closed".to_string() });
                         }
                     }
-                    Command::Dismiss { worker, reason } => {
-                        if self.answer_lease(&worker, LeaseAnswer::Leave(reason)) {
-                            self.dismissed.insert(worker);
-                        }
-                    }
-                    Command::GivenUp { worker, reason } => {
-                        if self.answer_lease(&worker, LeaseAnswer::GivenUp(reason)) {
+                    Command::Dismiss { worker, parting, reason } => {
+                        if self.answer_lease(&worker, LeaseAnswer::Leave(parting, reason)) {
                             self.dismissed.insert(worker);
                         }
                     }
@@ -251,7 +249,12 @@ impl View {
             holds: w.holds,
             silent: now.saturating_sub(w.last_beat).as_secs_f64(),
         });
-        View { stages: stages.collect(), workers: workers.collect(), stopping: scheduler.stop_reason().map(ToString::to_string) }
+        View {
+            stages: stages.collect(),
+            workers: workers.collect(),
+            deserted: scheduler.deserted(),
+            stopping: scheduler.stop_reason().map(ToString::to_string),
+        }
     }
 }
 
@@ -259,18 +262,20 @@ impl View {
 fn stopping(ending: &Ending) -> Stopping {
     match ending {
         Ending::Stopped(Stop::TakenOver(_) | Stop::Displaced(_)) => Stopping::Leave,
-        Ending::Complete | Ending::Stopped(_) | Ending::Incomplete { .. } => Stopping::Remove,
+        Ending::Complete => Stopping::Done,
+        Ending::Stopped(_) | Ending::Incomplete { .. } => Stopping::Remove,
     }
 }
 
 /// Answers those who ask when the run is over, until all `expected` workers know it, or [`FAREWELL`] is over; then the
-/// launcher removes the rest.
+/// launcher removes the rest, or leaves it: what it removed writes nothing any more.
 async fn farewell(
     mut requests: mpsc::Receiver<Request>,
     mut expected: BTreeSet<String>,
     workers: Option<Box<dyn Launcher>>,
-    stopping: Stopping,
+    ending: Ending,
 ) {
+    let parting = if ending == Ending::Complete { Parting::Done } else { Parting::Unfinished };
     let answer_all = async {
         while !expected.is_empty() {
             let Some(request) = requests.recv().await else { return };
@@ -278,7 +283,7 @@ async fn farewell(
             match request {
                 Request::Lease { worker, reply } => {
                     expected.remove(&worker);
-                    drop(reply.send(LeaseAnswer::Leave("the run is over".to_string())));
+                    drop(reply.send(LeaseAnswer::Leave(parting, "the run is over".to_string())));
                 }
                 Request::Heartbeat { reply, .. } => drop(reply.send(HeartbeatAnswer { keep_lease: false, drain: true })),
                 Request::Report { reply, .. } => drop(reply.send(false)),
@@ -288,7 +293,7 @@ async fn farewell(
     };
     let _ = tokio::time::timeout(FAREWELL, answer_all).await;
     if let Some(workers) = workers {
-        workers.stop(stopping).await;
+        workers.stop(stopping(&ending)).await;
     }
 }
 
@@ -323,6 +328,9 @@ fn log(notice: &Notice) {
         }
         Notice::Straggling { slow, assignment: a, worker } => {
             tracing::info!(stage = %a.stage, partition = a.partition, worker, "{} takes too long: a second attempt begins", slow.worker);
+        }
+        Notice::Mending { assignment: a, maker: (stage, partition), message } => {
+            tracing::warn!(stage = %a.stage, partition = a.partition, "{message}. It is made again by {stage} partition {partition}");
         }
         Notice::Outrun { worker, assignment: a, units } => {
             tracing::info!(stage = %a.stage, partition = a.partition, worker, units, "another attempt was first");

@@ -36,6 +36,9 @@ impl StageFigures {
     }
 }
 
+/// Figure of a stage: units that attempts made for nothing, because another was first.
+pub(crate) const WASTED_FIGURE: &str = "wasted_units";
+
 /// Figures of all stages at the end of a run.
 pub(crate) fn of_scheduler(scheduler: &Scheduler) -> Vec<StageFigures> {
     let figures = |stage: &StageState| StageFigures {
@@ -44,9 +47,17 @@ pub(crate) fn of_scheduler(scheduler: &Scheduler) -> Vec<StageFigures> {
         partitions: Some(stage.len()),
         counts: stage.counts().clone(),
         seconds: stage.seconds(),
-        figures: stage.figures().clone(),
+        figures: with_waste(stage),
     };
     size_shards(scheduler.stages().iter().map(figures).collect())
+}
+
+fn with_waste(stage: &StageState) -> BTreeMap<String, f64> {
+    let mut figures = stage.figures().clone();
+    if stage.wasted_units() > 0 {
+        figures.insert(WASTED_FIGURE.to_string(), stage.wasted_units() as f64);
+    }
+    figures
 }
 
 /// Figures of all stages from the manifests in the store.

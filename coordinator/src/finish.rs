@@ -49,8 +49,6 @@ pub async fn finish(
     let reasons = summary.add_reasons(store, plan).await;
     if summary.complete {
         reasons?;
-        // Readers take every file of the folder for data.
-        store.remove_staged(&plan.dir(Stage::Shards).dataset_root())?;
         write_card(store, plan, &summary).await?;
         report::write(store, plan, &summary).await?;
         store.put(layout::SUMMARY, commit::encode(&summary)?).await?;
@@ -59,6 +57,12 @@ pub async fn finish(
         tracing::warn!("the errors of records in quarantine cannot be read: {e}");
     }
     Ok(summary)
+}
+
+/// Removes what killed writers left beside the shards: readers take every file of the folder for data. Called when no
+/// process of ours writes any more.
+pub fn tidy(store: &Store, plan: &Plan) -> Result<()> {
+    store.remove_staged(&plan.dir(Stage::Shards).dataset_root())
 }
 
 async fn write_card(store: &Store, plan: &Plan, summary: &Summary) -> Result<()> {

@@ -4,7 +4,7 @@
 //! second fails in direction, the third in image similarity, but the very last candidate is quarantined.
 
 use bytes::Bytes;
-use ip2p_pipeline::corpus::{self, CorpusManifest, CorpusReport};
+use ip2p_pipeline::corpus::{self, CorpusManifest, CorpusReport, Position, Skipped};
 use ip2p_pipeline::ids::CaptionId;
 use ip2p_pipeline::layout::{self, Stage};
 use ip2p_pipeline::manifest::{Attempt, ChunkManifest, Counts, DataObject, PartitionManifest};
@@ -38,7 +38,7 @@ pub(crate) fn spec() -> Spec {
             "prompts": { "backend": { "kind": "local" }, "per_caption": 1, "temperature": 0.7, "top_p": 1.0, "max_tokens": 64,
                          "frequency_penalty": 0.1, "attempts": 3 },
             "pairs": { "samples": 3, "steps": 4, "sampler": "euler_ancestral", "p2p": { "min": 0.1, "max": 0.9 },
-                       "guidance": { "min": 7.5, "max": 15.0 }, "resolution": 64, "batch": 2, "dtype": "f32", "fuse": true,
+                       "guidance": { "min": 7.5, "max": 15.0 }, "resolution": 64, "batch": 4, "dtype": "f32", "fuse": true,
                        "keep_rejected": false, "image": { "kind": "png" } },
             "filter": { "clip_text": 0.2, "clip_direction": 0.2, "clip_image": 0.7, "keep": 2 },
             "index": {},
@@ -81,7 +81,7 @@ impl Fixture {
         let attempt = Attempt { epoch: 1 << 32 | 7, worker: "local-0.0".to_string() };
         let (start, end) = range;
         let figures = Default::default();
-        ChunkManifest { stage, partition, start, end, attempt, counts, objects, seconds: 2.5, figures }
+        ChunkManifest { stage, partition, start, end, attempt, counts, objects, seconds: 2.5, figures, stored_by: None }
     }
 
     pub async fn commit(&self, records: u64, chunks: Vec<ChunkManifest>) {
@@ -224,12 +224,13 @@ async fn freeze(store: &Store, spec: Spec) -> Plan {
     let data = DataObject::describe("corpus", dir.data(0, 0, 0, "corpus.parquet"), &CorpusRecord::encode(&records).unwrap());
     store.put(&data.key, CorpusRecord::encode(&records).unwrap()).await.unwrap();
     let fingerprint = ids::Fingerprint::of(&["content"]);
+    let skipped = Skipped { rows: 1, first: Position { file: "captions.jsonl".to_string(), row: 4 } };
     let manifest = CorpusManifest {
         attempt: Attempt { epoch: 0, worker: "import".to_string() },
         records: 5,
         fingerprint,
         objects: vec![corpus::CorpusObject { records: 5, data }],
-        report: CorpusReport { rows: 6, usable: 5, ..CorpusReport::default() },
+        report: CorpusReport { rows: 6, usable: 5, skipped: [("caption_empty".to_string(), skipped)].into(), ..CorpusReport::default() },
     };
     store.put(&dir.manifest(0), commit::encode(&manifest).unwrap()).await.unwrap();
     let models = ip2p_pipeline::plan::ModelFingerprints { diffusion: fingerprint, vae: None, clip: fingerprint, llm: Some(fingerprint) };

@@ -19,23 +19,28 @@ pub(crate) async fn plans(store: &Store) -> Result<Vec<Plan>> {
     Ok(plans)
 }
 
-/// The plan that `spec` stands for: the newest that agrees with it in all that shapes the dataset, else the newest
-/// of the run, with a warning. Without a spec, the newest. `None` when the run has no plan.
+/// The plan that `spec` stands for: the newest that agrees with it in all that shapes the dataset. Without a spec, the
+/// newest. `None` when the run has no plan.
 pub async fn find_plan(store: &Store, spec: Option<&Spec>) -> Result<Option<Plan>> {
     let plans = plans(store).await?;
-    let agreeing = spec.and_then(|spec| plans.iter().position(|plan| same_dataset(&plan.spec, spec)));
-    let warning = match (spec, agreeing, plans.len()) {
-        (_, _, 0) => return Ok(None),
-        (Some(_), None, _) => {
-            Some("this pipeline, as it is now, was never run here: showing the newest plan of the run instead".to_string())
+    let (number, url) = (plans.len(), Place::of(store.url()));
+    match spec {
+        _ if number == 0 => Ok(None),
+        Some(spec) => match plans.into_iter().find(|plan| same_dataset(&plan.spec, spec)) {
+            Some(plan) => Ok(Some(plan)),
+            None => Err(Error::invalid(format!(
+                "this pipeline, as it is now, was never run at {url}, where {number} others were: `run` it, or give the URL {} to see \
+                 the newest of those",
+                store.url()
+            ))),
+        },
+        None => {
+            if number > 1 {
+                tracing::warn!("this run has {number} plans: showing the newest; give the pipeline file to choose another");
+            }
+            Ok(plans.into_iter().next())
         }
-        (None, _, n) if n > 1 => Some(format!("this run has {n} plans: showing the newest; give the pipeline file to choose another")),
-        _ => None,
-    };
-    if let Some(warning) = warning {
-        tracing::warn!("{warning}");
     }
-    Ok(plans.into_iter().nth(agreeing.unwrap_or(0)))
 }
 
 /// Like [`find_plan`], but a run without a plan is an error that says what to do.
@@ -80,13 +85,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn else_the_newest_is_taken() {
+    async fn without_a_spec_the_newest_is_taken_and_no_other_for_one_that_was_never_run() {
         let (fixture, second) = with_second_plan().await;
+        assert_eq!(find_plan(&fixture.store, None).await.unwrap().unwrap(), second);
         let mut unknown = spec();
         unknown.seed = 7;
-        for spec in [None, Some(&unknown)] {
-            assert_eq!(find_plan(&fixture.store, spec).await.unwrap().unwrap(), second);
-        }
+        let message = find_plan(&fixture.store, Some(&unknown)).await.unwrap_err().to_string();
+        assert!(message.contains("was never run at memory:///") && message.contains("2 others"), "{message}");
     }
 
     #[tokio::test]

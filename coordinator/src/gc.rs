@@ -1,6 +1,6 @@
 //! `gc`: removes what lost attempts left behind.
 //!
-//! An object is garbage when it is an attempt's data, no manifest of any plan of the run names it, and it is older
+//! An object is garbage when it is an attempt's data or a probe's, no manifest of any plan of the run names it, and it is older
 //! than the grace period. An attempt writes its data just before it commits, so anything it may still commit is
 //! young. The age is the store's own; objects are listed before manifests are read, so that a commit in between is
 //! seen.
@@ -11,7 +11,7 @@ use crate::listing::{self, Listed};
 use crate::prepare;
 use crate::text::{count, duration, printable};
 use futures::{StreamExt, TryStreamExt};
-use ip2p_pipeline::layout::{Stage, StageDir};
+use ip2p_pipeline::layout::{self, Stage, StageDir};
 use ip2p_pipeline::store::Store;
 use ip2p_pipeline::{Error, Result, commit, corpus};
 use serde::Serialize;
@@ -66,12 +66,13 @@ pub async fn gc(store: &Store, options: Options, now: SystemTime) -> Result<Coll
     let dirs = plans.iter().flat_map(|plan| stages().map(|stage| plan.dir(stage)));
     let dirs: BTreeMap<String, StageDir> = dirs.map(|dir| (dir.root(), dir)).collect();
 
-    let (mut garbage, mut young) = (Vec::new(), 0);
+    // A coordinator that was killed while it started has left its probe behind.
+    let mut unnamed = listing::objects(store, layout::PROBES).await?;
     for dir in dirs.values() {
-        let (old, fresh) = unnamed(store, dir).await?.into_iter().partition::<Vec<_>, _>(|object| is_old(object, options.grace, now));
-        garbage.extend(old);
-        young += fresh.len() as u64;
+        unnamed.extend(unnamed_data(store, dir).await?);
     }
+    let (mut garbage, young) = unnamed.into_iter().partition::<Vec<_>, _>(|object| is_old(object, options.grace, now));
+    let young = young.len() as u64;
     let mut unused = Vec::new();
     for folder in unused_folders(store, &dirs).await? {
         let objects = listing::objects(store, &folder).await?;
@@ -95,7 +96,7 @@ fn is_old(object: &Listed, grace: Duration, now: SystemTime) -> bool {
 }
 
 /// The data objects of a stage that no manifest names.
-async fn unnamed(store: &Store, dir: &StageDir) -> Result<Vec<Listed>> {
+async fn unnamed_data(store: &Store, dir: &StageDir) -> Result<Vec<Listed>> {
     let mut objects = listing::objects(store, &dir.all_data()).await?;
     if dir.stage == Stage::Corpus {
         let manifest = corpus::load(store, dir).await?;
@@ -188,10 +189,11 @@ mod tests {
     async fn a_losers_data_goes_after_the_grace_period_and_nothing_else() {
         let fixture = Fixture::finished().await;
         let loser = put(&fixture, &fixture.plan.dir(Stage::Pairs).data(0, 99, 0, "images.tar")).await;
+        let probe = put(&fixture, &layout::probe(7)).await;
         let young = gc(&fixture.store, ALL, now()).await.unwrap();
-        assert_eq!((keys(&young).len(), young.young), (0, 1));
+        assert_eq!((keys(&young).len(), young.young), (0, 2));
         let dry = gc(&fixture.store, Options { dry_run: true, ..ALL }, later()).await.unwrap();
-        assert_eq!(keys(&dry), [&loser]);
+        assert_eq!(keys(&dry), [&probe, &loser]);
         assert!(fixture.store.get(&loser).await.unwrap().is_some());
         gc(&fixture.store, ALL, later()).await.unwrap();
         assert!(fixture.store.get(&loser).await.unwrap().is_none());

@@ -5,7 +5,7 @@ use crate::door::{Door, Peer};
 use crate::waves::Waves;
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::plan::Plan;
-use ip2p_pipeline::task::{Assignment, Failure, Finished, Progress, Scope, Wanted};
+use ip2p_pipeline::task::{Assignment, Failure, Finished, Parting, Progress, Scope, Wanted};
 use ip2p_proto::v1::coordinator_server::{Coordinator, CoordinatorServer};
 use ip2p_proto::{MAX_MESSAGE_BYTES, MAX_NAME_BYTES, PROTOCOL, TOKEN_KEY, one_line, v1};
 use std::sync::Arc;
@@ -40,9 +40,7 @@ pub struct Registered {
 #[derive(Debug)]
 pub enum LeaseAnswer {
     Work(Assignment),
-    Leave(String),
-    /// The one partition that the worker is there for failed too often.
-    GivenUp(String),
+    Leave(Parting, String),
     /// The worker was silent for too long, or registered with an earlier coordinator.
     Unknown,
 }
@@ -182,8 +180,7 @@ impl Coordinator for Service {
         let worker = checked_name(call.into_inner().worker)?;
         let answer = match self.ask(|reply| Request::Lease { worker, reply }).await? {
             LeaseAnswer::Work(assignment) => v1::lease_response::Answer::Assignment(assignment.into()),
-            LeaseAnswer::Leave(reason) => v1::lease_response::Answer::Leave(v1::Leave { reason }),
-            LeaseAnswer::GivenUp(reason) => v1::lease_response::Answer::GivenUp(v1::Leave { reason }),
+            LeaseAnswer::Leave(parting, reason) => v1::lease_response::Answer::Leave(ip2p_proto::leave(parting, reason)),
             LeaseAnswer::Unknown => return Err(Status::not_found("this coordinator does not know the worker: register again")),
         };
         Ok(Response::new(v1::LeaseResponse { answer: Some(answer) }))

@@ -44,13 +44,7 @@ pub async fn prepare(spec: Spec) -> Result<Prepared> {
     let store = open_store(&spec)?;
     store::probe(&store, random()?).await?;
     let corpus_dir = corpus_dir(&spec).await?;
-    let corpus = match corpus::load(&store, &corpus_dir).await? {
-        Some(corpus) => corpus,
-        None => {
-            let attempt = import_attempt()?;
-            corpus::import(&spec.corpus, takes_triplets(&spec), &store, &corpus_dir, &attempt).await?
-        }
-    };
+    let mut corpus = frozen_corpus(&store, &spec, &corpus_dir).await?;
     let (pinned, models) = pin::pin(&spec.models).await?;
     let prompts = Plan::prompts_dir(&spec, corpus.fingerprint, &models);
     let wanted = Partitioning { records: corpus.records, partition_records: spec.partition.records };
@@ -59,8 +53,23 @@ pub async fn prepare(spec: Spec) -> Result<Prepared> {
     plan.started_in = started_in(&plan.spec.models);
     plan.partitioning.partitions()?;
     // An older one of this fingerprint makes the same dataset, perhaps with other workers.
-    store.create(&layout::plan(plan.fingerprint()), commit::encode(&plan)?).await?;
+    let key = layout::plan(plan.fingerprint());
+    if let Created::Theirs(bytes) = store.create(&key, commit::encode(&plan)?).await? {
+        let first: Plan = commit::decode(&store.url_of(&key), &bytes)?;
+        if first.corpus_dir != plan.corpus_dir {
+            // The same captions from a file that was touched or moved: the plan that `gc` and `audit` follow names the first copy.
+            corpus = frozen_corpus(&store, &plan.spec, &first.corpus_dir).await?;
+            plan.corpus_dir = first.corpus_dir;
+        }
+    }
     Ok(Prepared { store, plan, corpus })
+}
+
+async fn frozen_corpus(store: &Store, spec: &Spec, dir: &StageDir) -> Result<CorpusManifest> {
+    match corpus::load(store, dir).await? {
+        Some(corpus) => Ok(corpus),
+        None => corpus::import(&spec.corpus, takes_triplets(spec), store, dir, &import_attempt()?).await,
+    }
 }
 
 /// Imports have no coordinator that could number them; chance keeps the objects of two at the same time apart.

@@ -7,16 +7,18 @@ use crate::quarantine::{self, QuarantineError};
 use crate::scheduler::Scheduler;
 use crate::text::{count, duration, printable, share};
 use ip2p_pipeline::Result;
-use ip2p_pipeline::corpus::CorpusManifest;
+use ip2p_pipeline::corpus::{CorpusManifest, Skipped};
 use ip2p_pipeline::formats::card::Funnel;
+use ip2p_pipeline::formats::original::loader;
 use ip2p_pipeline::ids::Fingerprint;
 use ip2p_pipeline::layout::{self, Stage};
 use ip2p_pipeline::manifest::Counts;
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::shard_plan::{SplitCount, SplitName};
-use ip2p_pipeline::spec::ShardFormat;
+use ip2p_pipeline::spec::{ImageFormat, ShardFormat, Split};
 use ip2p_pipeline::store::Store;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -30,10 +32,19 @@ pub struct Summary {
     pub rows: u64,
     /// Usable captions among them.
     pub captions: u64,
+    /// Rows that were left out, by reason.
+    #[serde(default)]
+    pub skipped: BTreeMap<String, Skipped>,
     pub stages: Vec<StageFigures>,
     /// Triplets and pairs of each split; zeros before the index is done.
     pub splits: Vec<SplitCount>,
     pub formats: Vec<ShardFormat>,
+    /// Shares that the splits were cut by.
+    #[serde(default = "default_shares")]
+    pub shares: Split,
+    /// Format of the images.
+    #[serde(default = "default_image")]
+    pub image: ImageFormat,
     /// URL of the folder of the training shards.
     pub dataset: String,
     /// URL of the report.
@@ -71,8 +82,11 @@ impl Summary {
             complete,
             rows: corpus.report.rows,
             captions: corpus.records,
+            skipped: corpus.report.skipped.clone(),
             splits: splits.to_vec(),
             formats: plan.spec.stages.shards.formats.clone(),
+            shares: plan.spec.stages.shards.split,
+            image: plan.spec.stages.pairs.image,
             dataset: store.url_of(&plan.dir(Stage::Shards).dataset_root()),
             report: store.url_of(layout::REPORT),
             wall_seconds: wall.as_secs_f64(),
@@ -105,21 +119,61 @@ impl Summary {
         Funnel { captions: self.captions, prompts: self.counts(Stage::Prompts), pairs: self.counts(Stage::Filter) }
     }
 
-    /// The line of Python that loads each format; none when there is nothing to load.
-    pub fn loading(&self) -> Vec<(ShardFormat, String)> {
+    /// How each format is loaded; nothing when there is nothing to load.
+    pub fn loading(&self) -> Vec<Loading> {
         if self.nothing_kept.is_some() {
             return Vec::new();
         }
         let root = Place::of(&self.dataset).to_string();
-        let line = |format: &ShardFormat| match format {
-            ShardFormat::Parquet => format!("datasets.load_dataset(\"parquet\", data_dir={})", python(&format!("{root}/data"))),
-            ShardFormat::Webdataset => {
-                format!("datasets.load_dataset(\"webdataset\", data_dir={}, streaming=True)", python(&format!("{root}/webdataset")))
+        let loading = |format: &ShardFormat| match format {
+            ShardFormat::Parquet => {
+                Loading::line(*format, format!("datasets.load_dataset(\"parquet\", data_dir={})", python(&format!("{root}/data"))))
             }
-            ShardFormat::Original => format!("edit_dataset.EditDataset({}, split=\"train\")", python(&format!("{root}/original"))),
+            ShardFormat::Webdataset => Loading::line(
+                *format,
+                format!("datasets.load_dataset(\"webdataset\", data_dir={}, streaming=True)", python(&format!("{root}/webdataset"))),
+            ),
+            ShardFormat::Original => self.loading_original(&format!("{root}/original")),
         };
-        self.formats.iter().map(|format| (*format, line(format))).collect()
+        self.formats.iter().map(loading).collect()
     }
+
+    /// By the original's own loader, as far as that can read it.
+    fn loading_original(&self, place: &str) -> Loading {
+        let format = ShardFormat::Original;
+        if let Some(why) = loader::obstacle(self.image) {
+            return Loading { format, line: None, remark: Some(why) };
+        }
+        let split = self.splits.iter().find(|count| count.pairs > 0).map_or(SplitName::Train, |count| count.split);
+        let arguments = loader::arguments(&self.shares, split);
+        let line = format!("edit_dataset.EditDataset({}, {arguments})", python(place));
+        Loading { format, line: Some(line), remark: loader::remark(&self.shares) }
+    }
+}
+
+/// How one format of the dataset is loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loading {
+    pub format: ShardFormat,
+    /// One line of Python; `None` when no reader can be named that takes the files as they are.
+    pub line: Option<String>,
+    /// What has to be known besides.
+    pub remark: Option<String>,
+}
+
+impl Loading {
+    fn line(format: ShardFormat, line: String) -> Self {
+        Loading { format, line: Some(line), remark: None }
+    }
+}
+
+// What summaries of earlier versions stand for, which did not say it.
+fn default_shares() -> Split {
+    loader::DEFAULT_SPLITS
+}
+
+fn default_image() -> ImageFormat {
+    ImageFormat::Jpeg { quality: 100 }
 }
 
 /// A string literal of Python; JSON's are valid there.
@@ -148,6 +202,9 @@ impl fmt::Display for Summary {
         writeln!(f, "run        {}: {state}, {}", printable(&self.run), duration(self.wall_seconds))?;
         let Funnel { captions, prompts, pairs } = self.funnel();
         writeln!(f, "captions   {:>10}  of {} rows", count(captions), count(self.rows))?;
+        for (reason, Skipped { rows, first }) in &self.skipped {
+            writeln!(f, "  left out {:>10}  {reason} (first: {}, row {})", count(*rows), printable(&first.file), first.row)?;
+        }
         writeln!(f, "triplets   {:>10}{}", count(prompts.output), turned_away(&prompts))?;
         writeln!(f, "candidates {:>10}", count(pairs.expected))?;
         writeln!(
@@ -161,18 +218,27 @@ impl fmt::Display for Summary {
         writeln!(f, "splits     {}", splits.join(", "))?;
         let times: Vec<String> = self.stages.iter().map(|s| format!("{} {}", s.stage, duration(s.seconds))).collect();
         writeln!(f, "work       {}", times.join(", "))?;
+        let wasted = self.stages.iter().map(|s| (s.stage, s.figure(figures::WASTED_FIGURE))).filter(|(_, units)| *units > 0);
+        for (stage, units) in wasted {
+            writeln!(f, "wasted     {} units of {stage}, by attempts that another one outran", count(units))?;
+        }
         for error in &self.quarantine {
             writeln!(f, "quarantine {error}")?;
         }
         if !self.complete {
-            return Ok(());
+            return writeln!(f, "           partitions that are not whole yet are not counted here; what they committed is kept");
         }
         writeln!(f, "shards     {}", printable(&Place::of(&self.dataset).to_string()))?;
         if let Some(why) = &self.nothing_kept {
             writeln!(f, "no pairs   {why}")?;
         }
-        for (_, line) in self.loading() {
-            writeln!(f, "load       {}", printable(&line))?;
+        for Loading { format, line, remark } in self.loading() {
+            if let Some(line) = line {
+                writeln!(f, "load       {}", printable(&line))?;
+            }
+            if let Some(remark) = remark {
+                writeln!(f, "{:<10} {remark}", format.name())?;
+            }
         }
         writeln!(f, "report     {}", printable(&Place::of(&self.report).to_string()))
     }
@@ -220,8 +286,35 @@ mod tests {
         let why = Some("0 of 12 candidates kept: 8 fail clip_direction 0.2".to_string());
         let empty = Summary { nothing_kept: why, ..summary.clone() }.to_string();
         assert!(empty.contains("no pairs   0 of 12 candidates kept: 8 fail") && !empty.contains("load "), "{empty}");
+        let mut raced = summary.clone();
+        raced.stages[1].figures.insert(figures::WASTED_FIGURE.to_string(), 12.0);
+        assert!(raced.to_string().contains("wasted     12 units of pairs"), "{raced}");
+        let left_out = "captions            5  of 6 rows\n  left out          1  caption_empty (first: captions.jsonl, row 4)\n";
+        assert!(text.contains(left_out), "{text}");
         let unfinished = Summary { complete: false, ..summary }.to_string();
         assert!(unfinished.contains("not complete") && !unfinished.contains("load"), "{unfinished}");
+    }
+
+    #[tokio::test]
+    async fn the_original_loader_gets_a_line_that_works_or_none() {
+        let summary = summary(&Fixture::finished().await).await;
+        let png = summary.to_string();
+        assert!(
+            !png.contains("EditDataset(") && png.contains("\noriginal   the original's loader (edit_dataset.EditDataset) reads JPEG only"),
+            "{png}"
+        );
+        let jpeg = Summary { image: ImageFormat::Jpeg { quality: 100 }, ..summary };
+        assert!(jpeg.to_string().contains("/original\", split=\"train\", splits=(0.5, 0.25, 0.25))\n"), "{jpeg}");
+        let usual = Summary { shares: loader::DEFAULT_SPLITS, ..jpeg.clone() }.to_string();
+        assert!(usual.contains("/original\", split=\"train\")\n"), "{usual}");
+        let inexact = Summary { shares: Split { train: 0.7, val: 0.2, test: 0.1 }, ..jpeg.clone() }.to_string();
+        assert!(
+            inexact.contains("splits=(0.7, 0.2, 0.10000000000000009))\noriginal   the shares 0.7, 0.2 and 0.1 add up to 0.9"),
+            "{inexact}"
+        );
+        let mut untrained = Summary { shares: Split { train: 0.0, val: 0.5, test: 0.5 }, ..jpeg };
+        untrained.splits[0].pairs = 0;
+        assert!(untrained.to_string().contains("split=\"val\", splits=(0.0, 0.5, 0.5))"), "{untrained}");
     }
 
     #[test]

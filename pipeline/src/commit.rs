@@ -151,6 +151,7 @@ mod tests {
             objects: Vec::new(),
             seconds: 0.0,
             figures: Default::default(),
+            stored_by: None,
         }
     }
 

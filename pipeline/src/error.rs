@@ -2,7 +2,7 @@
 
 mod advice;
 
-pub use advice::says_full;
+pub use advice::{needs_the_user, says_full};
 
 /// Errors of reading, writing and validating; the variants say what the caller should do.
 #[derive(Debug, thiserror::Error)]

@@ -106,7 +106,12 @@ impl StageDir {
 
     /// Prefix of a partition's chunk manifests.
     pub fn chunks(&self, partition: u32) -> String {
-        format!("{}/chunks/p{partition:08}", self.root())
+        format!("{}/p{partition:08}", self.all_chunks())
+    }
+
+    /// Prefix of the chunk manifests of all partitions.
+    pub fn all_chunks(&self) -> String {
+        format!("{}/chunks", self.root())
     }
 
     /// The commit of the chunk that starts at input record `start` of the partition.
@@ -125,9 +130,18 @@ impl StageDir {
         format!("{}/data", self.root())
     }
 
-    /// The partition of a key below [`StageDir::all_data`].
+    /// The partition of a key below [`StageDir::all_data`] or [`StageDir::all_chunks`].
     pub fn partition_of_data(key: &str) -> Option<u32> {
         key.rsplit('/').nth(1)?.strip_prefix('p')?.parse().ok()
+    }
+
+    /// The partition that made a data object, by its key or URL; `None` for anything else.
+    pub fn maker_of(key: &str) -> Option<(Stage, u32)> {
+        let mut parts = key.rsplit('/').skip(1);
+        let partition = parts.next()?.strip_prefix('p')?.parse().ok()?;
+        let in_data = parts.next()? == "data";
+        let stage = parts.nth(1)?.parse().ok()?;
+        in_data.then_some((stage, partition))
     }
 
     /// A file of the final dataset. Its bytes are a pure function of this key: the fingerprint covers the
@@ -184,9 +198,12 @@ pub fn partitioning(prompts: &StageDir) -> String {
     format!("{}/partitioning.json", prompts.root())
 }
 
+/// Prefix of the probes.
+pub const PROBES: &str = "probes";
+
 /// A short-lived object that shows what the store can do.
 pub fn probe(nonce: u64) -> String {
-    format!("probes/{nonce:016x}")
+    format!("{PROBES}/{nonce:016x}")
 }
 
 /// Figures of the last finished run.
@@ -194,3 +211,19 @@ pub const SUMMARY: &str = "summary.json";
 
 /// The single-file report.
 pub const REPORT: &str = "report.html";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_maker_of_a_data_object_is_in_its_key() {
+        let dir = StageDir { stage: Stage::Pairs, fingerprint: Fingerprint::of(&["test"]) };
+        let data = dir.data(12, 7, 40, "images.tar");
+        assert_eq!(StageDir::maker_of(&data), Some((Stage::Pairs, 12)));
+        assert_eq!(StageDir::maker_of(&format!("s3://bucket/run/{data}")), Some((Stage::Pairs, 12)));
+        for other in [dir.manifest(12), dir.chunk(12, 0), dir.dataset("data/train-00000-of-00001.parquet"), SUMMARY.to_string()] {
+            assert_eq!(StageDir::maker_of(&other), None, "{other}");
+        }
+    }
+}

@@ -5,10 +5,12 @@
 
 #![deny(clippy::disallowed_methods)]
 
+pub mod batches;
 pub mod commit;
 pub mod completion;
 pub mod corpus;
 pub mod error;
+pub mod fetch;
 pub mod file_hashes;
 pub mod formats;
 pub mod ids;

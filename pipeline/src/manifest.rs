@@ -1,6 +1,7 @@
 //! Manifests: the description of finished output. Readers follow manifests only.
 
 use crate::layout::Stage;
+use crate::spec::Filter;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -88,6 +89,9 @@ pub struct ChunkManifest {
     /// Further figures of the stage, such as token counts.
     #[serde(default)]
     pub figures: BTreeMap<String, f64>,
+    /// The thresholds that chose which images were stored: the plan's may be others by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_by: Option<Filter>,
 }
 
 /// The commit of a whole partition: its chunks, in order and without gaps.

@@ -13,7 +13,7 @@ use serde_json::json;
 use std::ops::Range;
 
 /// Raised when a stage's algorithm changes in a way that changes its output.
-const STAGE_VERSION: u32 = 2;
+const STAGE_VERSION: u32 = 3;
 
 /// What identifies the weights of each model: see [`crate::model_id`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,4 +1,4 @@
-//! Defects that can be planted where a guarantee hangs on one line, to show that the simulation finds them.
+//! Defects that can be planted where a guarantee hangs on one line, to show that the simulation finds them, and chaos some.
 //!
 //! Without the feature `planted`, which only the tests enable, nothing of this is compiled in: [`has`] is `false`.
 
@@ -59,10 +59,20 @@ pub fn plant(defect: Option<Defect>) {
     PLANTED.set(defect);
 }
 
+#[cfg(feature = "planted")]
+static EVERYWHERE: std::sync::OnceLock<Defect> = std::sync::OnceLock::new();
+
+/// Plants a defect on every thread of this process, as long as it lives.
+#[cfg(feature = "planted")]
+pub fn plant_everywhere(defect: Defect) {
+    // A second one would have to be found beside the first.
+    let _ = EVERYWHERE.set(defect);
+}
+
 /// True when `defect` is planted on this thread.
 #[cfg(feature = "planted")]
 pub fn has(defect: Defect) -> bool {
-    PLANTED.get() == Some(defect)
+    PLANTED.get() == Some(defect) || EVERYWHERE.get() == Some(&defect)
 }
 
 /// False: this program was built without defects.

@@ -60,7 +60,6 @@ mod tests {
     use crate::ids::TripletId;
     use crate::records::Candidate;
     use proptest::prelude::*;
-    use serde::Deserialize;
 
     const FILTER: Filter = Filter { clip_text: 0.2, clip_direction: 0.2, clip_image: 0.7, keep: 2 };
 
@@ -76,48 +75,6 @@ mod tests {
             }),
             error: None,
             images: None,
-        }
-    }
-
-    #[derive(Deserialize)]
-    struct Case {
-        name: String,
-        clip_threshold: f64,
-        clip_dir_threshold: f64,
-        clip_img_threshold: f64,
-        max_out_samples: u32,
-        results: Vec<Row>,
-        kept: Vec<u64>,
-    }
-
-    #[derive(Deserialize)]
-    struct Row {
-        seed: u64,
-        #[serde(flatten)]
-        scores: Scores,
-    }
-
-    #[test]
-    fn golden_filter() {
-        let cases: Vec<Case> = serde_json::from_str(include_str!("../../tests/golden/selection/filter.json")).unwrap();
-        assert!(!cases.is_empty());
-        for case in cases {
-            let filter = Filter {
-                clip_text: case.clip_threshold,
-                clip_direction: case.clip_dir_threshold,
-                clip_image: case.clip_img_threshold,
-                keep: case.max_out_samples,
-            };
-            let mut candidates: Vec<ScoredCandidate> = case.results.iter().map(|row| scored(row.seed, None)).collect();
-            candidates.iter_mut().zip(&case.results).for_each(|(candidate, row)| candidate.scores = Some(row.scores));
-            let mut kept: Vec<(f64, u64)> = candidates
-                .iter()
-                .zip(judge(&candidates, &filter))
-                .filter(|(_, verdict)| *verdict == Verdict::Kept)
-                .map(|(c, _)| (c.scores.unwrap().clip_sim_dir, c.candidate.seed))
-                .collect();
-            kept.sort_by(|&a, &b| best_first(a, b));
-            assert_eq!(kept.iter().map(|&(_, seed)| seed).collect::<Vec<_>>(), case.kept, "case {}", case.name);
         }
     }
 

@@ -285,8 +285,8 @@ fn number_folders(sorted: &mut [Keyed]) -> Result<u32> {
 }
 
 /// Train, validation and test of `n` triplets: the original's slices, floor(share * n) with the shares added
-/// first, in f64 (`edit_dataset.py` of timothybrooks/instruct-pix2pix).
-fn split_ranges(n: u32, split: &Split) -> [Range<u32>; 3] {
+/// first, in f64 (`edit_dataset.py` of timothybrooks/instruct-pix2pix). Together they are `0..n`.
+pub fn split_ranges(n: u32, split: &Split) -> [Range<u32>; 3] {
     // Shares lie in [0, 1], so the products fit; the cast is the floor.
     let position = |share: f64| ((share * f64::from(n)) as u32).min(n);
     let (train, val) = (position(split.train), position(split.train + split.val));
@@ -294,8 +294,8 @@ fn split_ranges(n: u32, split: &Split) -> [Range<u32>; 3] {
 }
 
 /// `n` items in `parts` ranges that differ by at most one in length, longer ones first: numpy's `array_split`,
-/// by which the original divides its prompts.
-fn even_ranges(n: u32, parts: u32) -> impl Iterator<Item = Range<u32>> {
+/// by which the original divides its prompts. No range when there are no parts.
+pub fn even_ranges(n: u32, parts: u32) -> impl Iterator<Item = Range<u32>> {
     let (size, longer) = (n / parts.max(1), n % parts.max(1));
     let start = move |part: u32| part * size + part.min(longer);
     (0..parts).map(move |part| start(part)..start(part + 1))

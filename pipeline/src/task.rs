@@ -53,6 +53,17 @@ impl Default for Wanted {
     }
 }
 
+/// What the process of a worker that is sent home says to whoever started it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parting {
+    /// What it was there for is done.
+    Done,
+    /// It is not done: another worker may go on, here or later.
+    Unfinished,
+    /// The one partition that it was there for failed too often.
+    GivenUp,
+}
+
 /// The partitions of one stage that one Indexed Job works on, in the order of its indexes. Written once, never changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wave {
@@ -97,6 +108,8 @@ pub enum Cause {
     BadInput,
     /// A defect of the program.
     Bug,
+    /// An object that this committed partition made is missing or altered: it is made again before the next try.
+    Damaged { stage: Stage, partition: u32 },
 }
 
 impl Cause {
@@ -108,6 +121,7 @@ impl Cause {
             Cause::StoreFull => "store full",
             Cause::BadInput => "bad input",
             Cause::Bug => "bug",
+            Cause::Damaged { .. } => "damaged object",
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::v1;
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::Counts;
-use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Progress, Scope, Wanted};
+use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Parting, Progress, Scope, Wanted};
 use std::collections::{BTreeMap, HashMap};
 
 /// A message that no version of this program would send.
@@ -124,6 +124,26 @@ impl From<&Wanted> for v1::RegisterRequest {
     }
 }
 
+/// A dismissal.
+pub fn leave(parting: Parting, reason: String) -> v1::Leave {
+    let parting = match parting {
+        Parting::Done => v1::Parting::Done,
+        Parting::Unfinished => v1::Parting::Unfinished,
+        Parting::GivenUp => v1::Parting::GivenUp,
+    };
+    v1::Leave { reason, parting: parting.into() }
+}
+
+/// Reads how a worker is dismissed.
+pub fn parting(leave: &v1::Leave) -> Result<Parting, ConvertError> {
+    match v1::Parting::try_from(leave.parting).map_err(|e| ConvertError(e.to_string()))? {
+        v1::Parting::Done => Ok(Parting::Done),
+        v1::Parting::Unfinished => Ok(Parting::Unfinished),
+        v1::Parting::GivenUp => Ok(Parting::GivenUp),
+        v1::Parting::Unspecified => Err(ConvertError("a dismissal that does not say what is done".to_string())),
+    }
+}
+
 impl From<Progress> for v1::Progress {
     fn from(p: Progress) -> Self {
         v1::Progress { assignment: Some(p.assignment.into()), done: p.done, total: p.total, units: p.units, kept: p.kept }
@@ -163,33 +183,30 @@ fn figure(field: &str, x: f64) -> Result<f64, ConvertError> {
     if x.abs() <= 1e15 { Ok(x) } else { Err(ConvertError(format!("`{field}` is {x}"))) }
 }
 
-impl From<Cause> for v1::Cause {
-    fn from(cause: Cause) -> Self {
-        match cause {
-            Cause::Transient => v1::Cause::Transient,
-            Cause::Preempted => v1::Cause::Preempted,
-            Cause::Resource => v1::Cause::Resource,
-            Cause::BadInput => v1::Cause::BadInput,
-            Cause::Bug => v1::Cause::Bug,
-            Cause::StoreFull => v1::Cause::StoreFull,
-        }
+/// The number of a cause on the wire.
+fn wire_cause(cause: Cause) -> v1::Cause {
+    match cause {
+        Cause::Transient => v1::Cause::Transient,
+        Cause::Preempted => v1::Cause::Preempted,
+        Cause::Resource => v1::Cause::Resource,
+        Cause::BadInput => v1::Cause::BadInput,
+        Cause::Bug => v1::Cause::Bug,
+        Cause::StoreFull => v1::Cause::StoreFull,
+        Cause::Damaged { .. } => v1::Cause::Damaged,
     }
 }
 
-impl TryFrom<v1::Cause> for Cause {
-    type Error = ConvertError;
-
-    fn try_from(cause: v1::Cause) -> Result<Self, ConvertError> {
-        match cause {
-            v1::Cause::Transient => Ok(Cause::Transient),
-            v1::Cause::Preempted => Ok(Cause::Preempted),
-            v1::Cause::Resource => Ok(Cause::Resource),
-            v1::Cause::BadInput => Ok(Cause::BadInput),
-            v1::Cause::Bug => Ok(Cause::Bug),
-            v1::Cause::StoreFull => Ok(Cause::StoreFull),
-            v1::Cause::Unspecified => Err(ConvertError("a failure without a cause".to_string())),
-        }
-    }
+fn cause(failed: &v1::Failed) -> Result<Cause, ConvertError> {
+    Ok(match v1::Cause::try_from(failed.cause).map_err(|e| ConvertError(e.to_string()))? {
+        v1::Cause::Transient => Cause::Transient,
+        v1::Cause::Preempted => Cause::Preempted,
+        v1::Cause::Resource => Cause::Resource,
+        v1::Cause::BadInput => Cause::BadInput,
+        v1::Cause::Bug => Cause::Bug,
+        v1::Cause::StoreFull => Cause::StoreFull,
+        v1::Cause::Damaged => Cause::Damaged { stage: stage(&failed.damaged_stage)?, partition: failed.damaged_partition },
+        v1::Cause::Unspecified => return Err(ConvertError("a failure without a cause".to_string())),
+    })
 }
 
 impl From<Outcome> for Wire {
@@ -207,15 +224,18 @@ impl From<Outcome> for Wire {
 
 impl From<Failure> for v1::Failed {
     fn from(failure: Failure) -> Self {
-        v1::Failed { cause: v1::Cause::from(failure.cause).into(), message: failure.message }
+        let (damaged_stage, damaged_partition) = match failure.cause {
+            Cause::Damaged { stage, partition } => (stage.name().to_string(), partition),
+            Cause::Transient | Cause::Preempted | Cause::Resource | Cause::BadInput | Cause::Bug | Cause::StoreFull => Default::default(),
+        };
+        v1::Failed { cause: wire_cause(failure.cause).into(), message: failure.message, damaged_stage, damaged_partition }
     }
 }
 
 /// Reads a failure.
 pub fn failed(wire: Option<v1::Failed>) -> Result<Failure, ConvertError> {
     let failed = required("failed", wire)?;
-    let cause = v1::Cause::try_from(failed.cause).map_err(|e| ConvertError(e.to_string()))?.try_into()?;
-    Ok(Failure { cause, message: cut(failed.message, MAX_FAILURE_BYTES) })
+    Ok(Failure { cause: cause(&failed)?, message: cut(failed.message, MAX_FAILURE_BYTES) })
 }
 
 /// The wire form of an [`Outcome`], a type of its own because both sides of `Outcome` are foreign.
@@ -251,22 +271,33 @@ mod tests {
     }
 
     #[test]
+    fn dismissals_survive_the_wire() {
+        for expected in [Parting::Done, Parting::Unfinished, Parting::GivenUp] {
+            assert_eq!(parting(&leave(expected, String::new())).unwrap(), expected);
+        }
+        assert!(parting(&v1::Leave { reason: "no reason".to_string(), parting: 0 }).is_err());
+        assert!(parting(&v1::Leave { reason: "no reason".to_string(), parting: 9 }).is_err());
+    }
+
+    #[test]
     fn outcomes_survive_the_wire() {
         let done = Finished {
             counts: Counts { expected: 3, output: 1, rejected: [("same_as_caption".to_string(), 2)].into(), quarantined: 0 },
             seconds: 1.5,
             figures: [("tokens".to_string(), 9.0)].into(),
         };
-        for result in [Ok(done), Err(Failure { cause: Cause::Resource, message: "no room".to_string() })] {
+        let failed_by = |cause| Err(Failure { cause, message: "no room".to_string() });
+        for result in [Ok(done), failed_by(Cause::Resource), failed_by(Cause::Damaged { stage: Stage::Pairs, partition: 3 })] {
             assert_eq!(outcome(Some(Wire::from(result.clone()).0)).unwrap(), result);
         }
         let alone = Failure { cause: Cause::BadInput, message: "no such file".to_string() };
         assert_eq!(failed(Some(alone.clone().into())).unwrap(), alone);
-        let long = v1::Failed { cause: v1::Cause::Bug.into(), message: "é".repeat(MAX_FAILURE_BYTES) };
+        let long = v1::Failed { cause: v1::Cause::Bug.into(), message: "é".repeat(MAX_FAILURE_BYTES), ..Default::default() };
         assert_eq!(failed(Some(long)).unwrap().message.len(), MAX_FAILURE_BYTES);
         assert!(outcome(None).is_err() && failed(None).is_err());
-        let unspecified = v1::Failed { cause: 0, message: String::new() };
-        assert!(outcome(Some(v1::report_request::Outcome::Failed(unspecified))).is_err());
+        assert!(failed(Some(v1::Failed { cause: 0, ..Default::default() })).is_err());
+        let of_the_corpus = v1::Failed { cause: v1::Cause::Damaged.into(), damaged_stage: "corpus".to_string(), ..Default::default() };
+        assert!(failed(Some(of_the_corpus)).is_err());
     }
     #[test]
     fn what_would_break_sums_or_logs_is_refused() {

@@ -199,27 +199,85 @@ class WebDataset:
         return found
 
 
-class Original:
-    """original/seeds.json and a folder per triplet, read by the rules of the original's loader."""
+class EditDataset:
+    """`edit_dataset.EditDataset` of the original, as far as it finds and opens files: the same arguments, defaults, assertions,
+    arithmetic and names."""
 
-    def __init__(self, root, shares):
+    def __init__(self, path, split="train", splits=(0.9, 0.05, 0.05)):
+        assert split in ("train", "val", "test")
+        assert sum(splits) == 1
+        self.path = Path(path)
+        seeds = json.loads((self.path / "seeds.json").read_text())
+        start, end = {
+            "train": (0.0, splits[0]),
+            "val": (splits[0], splits[0] + splits[1]),
+            "test": (splits[0] + splits[1], 1.0),
+        }[split]
+        self.seeds = seeds[math.floor(start * len(seeds)) : math.floor(end * len(seeds))]
+
+    def __len__(self):
+        return len(self.seeds)
+
+    def open(self, i):
+        """Folder, and seed and images of each of its pairs; the original draws one of the seeds."""
+        name, seeds = self.seeds[i]
+        folder = self.path / name
+        check("edit" in json.loads((folder / "prompt.json").read_text()), f"{folder}: no edit")
+        return folder, [(seed, [Image.open(folder / f"{seed}_{n}.jpg") for n in (0, 1)]) for seed in seeds]
+
+
+class Original:
+    """original/seeds.json and a folder per triplet."""
+
+    NAMES = {"train": "train", "val": "validation", "test": "test"}
+
+    def __init__(self, root, stats):
         self.root = root / "original"
-        self.shares = shares
+        self.card = (root / "README.md").read_text()
+        self.image = stats["drawing"]["image"]["kind"]
+        self.extension = {"jpeg": "jpg"}.get(self.image, self.image)
+
+    def splits(self):
+        """The `splits` that the card says; none where the default does."""
+        said = re.search(r"splits=\(([^)]*)\)", self.card)
+        return {"splits": tuple(map(float, said[1].split(", ")))} if said else {}
+
+    def read_loader(self):
+        """The original's loader, called as the card says; a card that names no call says why."""
+        call = re.search(r'EditDataset\("DATASET/original", (.*)\)', self.card)
+        if self.image != "jpeg":
+            check(call is None and "reads JPEG only" in self.card, f"the card does not say that the loader cannot read {self.image}")
+            rows = EditDataset(self.root, next(split for split in self.NAMES if self.of(split)), **self.splits())
+            try:
+                rows.open(0)
+            except FileNotFoundError:
+                return f"cannot read {self.image}, as the card says"
+            check(False, f"the loader reads {self.image}")
+        arguments = eval(f"dict({call[1]})")
+        check(arguments.get("splits") == self.splits().get("splits"), "the card says two different splits")
+        rows = EditDataset(self.root, **arguments)
+        check(len(rows) > 0, f"nothing in the split of {arguments}")
+        for i in range(len(rows)):
+            for seed, images in rows.open(i)[1]:
+                check(all(image.convert("RGB").resize((32, 32)) for image in images), f"{seed} does not decode")
+        return f"{len(rows)} edits with {call[1]}"
+
+    def of(self, split):
+        return EditDataset(self.root, split, **self.splits()).seeds
 
     def read(self):
-        """Slices seeds.json by position; floor of f64 products, shares added first."""
-        seeds = json.loads((self.root / "seeds.json").read_text())
+        """Every folder of every split that the loader cuts."""
+        text = (self.root / "seeds.json").read_text()
+        seeds = json.loads(text)
         check(seeds == sorted(seeds), "seeds.json is not sorted")
-        check(json.dumps(seeds) == (self.root / "seeds.json").read_text(), "seeds.json is not in json.dumps' form")
+        check(json.dumps(seeds) == text, "seeds.json is not in json.dumps' form")
         folders = sorted(path.name for path in self.root.iterdir() if path.is_dir())
         check(folders == [name for name, _ in seeds], "seeds.json lists other folders than there are")
-        train, val = self.shares["train"], self.shares["val"]
-        ends = [0, math.floor(train * len(seeds)), math.floor((train + val) * len(seeds)), len(seeds)]
         found = {}
-        for split, start, end in zip(SPLITS, ends, ends[1:]):
-            pairs = [pair for name, listed in seeds[start:end] for pair in self.read_folder(name, listed)]
+        for split, ours in self.NAMES.items():
+            pairs = [pair for name, listed in self.of(split) for pair in self.read_folder(name, listed)]
             if pairs:
-                found[split] = pairs
+                found[ours] = pairs
         return found
 
     def read_folder(self, name, listed):
@@ -233,11 +291,15 @@ class Original:
         ranks = [(line["clip_sim_dir"], line["seed"]) for line in lines]
         check(ranks == sorted(ranks, reverse=True), f"{folder}: metadata.jsonl is not best first")
         images = sorted(path.name for path in folder.iterdir() if path.suffix not in (".json", ".jsonl"))
-        check([f.rsplit("_", 1)[0] for f in images if f.rsplit("_", 1)[1].startswith("0.")] == listed, f"{folder}: order of seeds")
+        names = sorted(f"{seed}_{n}.{self.extension}" for seed in listed for n in (0, 1))
+        check(images == names, f"{folder}: {images} are not the images of its seeds")
+        check([f.rsplit("_", 1)[0] for f in images if f.endswith(f"_0.{self.extension}")] == listed, f"{folder}: order of seeds")
         for seed in listed:
-            before, after = (next(folder.glob(f"{seed}_{i}.*")) for i in (0, 1))
+            before, after = (folder / f"{seed}_{n}.{self.extension}" for n in (0, 1))
             for path in (before, after):
-                Image.open(path).convert("RGB").resize((32, 32))
+                with Image.open(path) as image:
+                    check(image.format.lower() == self.image, f"{path} is {image.format}")
+                    image.convert("RGB").resize((32, 32))
             texts = dict(zip(TEXTS, (prompt["input"], prompt["edit"], prompt["output"])))
             yield fact({**by_seed[seed], **texts}, before.read_bytes(), after.read_bytes())
 
@@ -291,7 +353,9 @@ def main():
             reader("webdataset.WebDataset", tars.read_webdataset)
             reader("datasets, webdataset", lambda: tars.read_datasets(cache))
         if (root / "original").is_dir():
-            reader("the original's rules", Original(root, stats["shares"]).read)
+            original = Original(root, stats)
+            reader("the original's loader", original.read_loader)
+            reader("the original's layout", original.read)
 
     check(results, f"{root} holds no format")
     (first, expected), *others = results.items()

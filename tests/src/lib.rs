@@ -1,20 +1,24 @@
 //! The process harness: writes small pipelines, starts real coordinators with real workers, kills them, and
 //! compares what they leave behind.
 
+pub mod chaos;
 pub mod chat_server;
+pub mod disk;
 pub mod fuzz;
 pub mod kube_server;
 pub mod oracle;
+pub mod servers;
 pub mod simulation;
 
 use ip2p_pipeline::records::{ImageRef, IndexRow};
 use ip2p_pipeline::store::Store;
 use ip2p_pipeline::tables::Table;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
-use tempfile::{NamedTempFile, TempDir};
+use tempfile::{NamedTempFile, TempDir, TempPath};
 
 /// Longest time that any run of a test may take.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -27,6 +31,8 @@ pub struct Pipeline {
     remote: Option<Remote>,
     /// Variables that the program does not see.
     hidden: Vec<&'static str>,
+    /// Variables that it sees beside those of this process.
+    variables: Vec<(&'static str, String)>,
 }
 
 /// A run on a server, read from code that does not wait.
@@ -94,7 +100,7 @@ impl Pipeline {
     /// A fresh folder with `pipeline.yaml` and `captions.jsonl`. `program` is the binary under test.
     pub fn new(program: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let pipeline = Pipeline { dir, program: program.into(), remote: None, hidden: Vec::new() };
+        let pipeline = Pipeline { dir, program: program.into(), remote: None, hidden: Vec::new(), variables: Vec::new() };
         pipeline.write("pipeline.yaml", &small_pipeline());
         pipeline.write("captions.jsonl", &small_captions());
         pipeline
@@ -109,6 +115,11 @@ impl Pipeline {
         pipeline
     }
 
+    /// Gives the program a variable.
+    pub fn set(&mut self, name: &'static str, value: String) {
+        self.variables.push((name, value));
+    }
+
     /// The run's URL.
     pub fn url(&self) -> String {
         match &self.remote {
@@ -119,6 +130,11 @@ impl Pipeline {
 
     pub fn path(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Leaves the folder for a person to look at.
+    pub fn keep(self) -> PathBuf {
+        self.dir.keep()
     }
 
     pub fn write(&self, name: &str, text: &str) {
@@ -145,6 +161,7 @@ impl Pipeline {
         for name in &self.hidden {
             command.env_remove(name);
         }
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -263,26 +280,35 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
 /// A program in the background, a coordinator or a worker; killed when dropped, and a coordinator's workers with it.
 pub struct Running {
     child: Child,
-    /// What it wrote to standard error so far.
-    log: NamedTempFile,
+    /// Where it writes standard error.
+    log: PathBuf,
+    /// That file, if nobody wants it afterwards.
+    _temporary: Option<TempPath>,
 }
 
 impl Running {
-    pub fn start(mut command: Command) -> Self {
-        let log = NamedTempFile::new().expect("a temporary file");
-        let stderr = log.reopen().expect("the temporary file");
-        let child = command.stdout(Stdio::null()).stderr(stderr).spawn().expect("the program starts");
-        Running { child, log }
+    pub fn start(command: Command) -> Self {
+        let log = NamedTempFile::new().expect("a temporary file").into_temp_path();
+        let mut running = Self::start_with_log(command, &log);
+        running._temporary = Some(log);
+        running
+    }
+
+    /// The same with a log that stays.
+    pub fn start_with_log(mut command: Command, log: &Path) -> Self {
+        let stderr = File::create(log).expect("a file for the log");
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().expect("the program starts");
+        Running { child, log: log.to_path_buf(), _temporary: None }
     }
 
     /// What it wrote to standard error so far.
     pub fn log(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(self.log.path()).unwrap_or_default()).into_owned()
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
     /// Waits until it has written `text`; panics when it ends before.
     pub fn wait_to_say(&mut self, text: &str) {
-        let log = self.log.path().to_path_buf();
+        let log = self.log.clone();
         let said = || std::fs::read(&log).is_ok_and(|log| String::from_utf8_lossy(&log).contains(text));
         assert!(self.wait_until(said), "it ended without saying `{text}`: {}", self.log());
     }
@@ -291,11 +317,16 @@ impl Running {
         self.child.id()
     }
 
+    /// How it ended, if it did.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the child's status")
+    }
+
     /// Waits for the end; panics when it takes too long.
     pub fn wait(&mut self) -> Option<i32> {
         let started = Instant::now();
         loop {
-            if let Some(status) = self.child.try_wait().expect("the child's status") {
+            if let Some(status) = self.ended() {
                 return status.code();
             }
             assert!(started.elapsed() < PATIENCE, "the run does not end: {}", self.log());
@@ -307,7 +338,7 @@ impl Running {
     pub fn wait_until(&mut self, mut done: impl FnMut() -> bool) -> bool {
         let started = Instant::now();
         while !done() {
-            if self.child.try_wait().expect("the child's status").is_some() {
+            if self.ended().is_some() {
                 return false;
             }
             assert!(started.elapsed() < PATIENCE, "the awaited moment does not come");

@@ -5,6 +5,9 @@ set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 venv="$1"
 node="${2:-}"
+if [ -z "$node" ]; then
+    echo "Azure is skipped: Azurite is an npm package, and there is no npm here"
+fi
 
 cd "$here/../.."
 # The tests are built before the servers start, so that a slow build keeps no server waiting.

@@ -2,8 +2,9 @@
 
     serve.py VENV NODE COMMAND...
 
-VENV holds SeaweedFS (requirements.txt), NODE holds Azurite (package.json) and may be empty: then there is no Azure store,
-and a line says so. COMMAND finds the URLs in IP2P_TEST_STORES, and addresses and keys in the clouds' own variables.
+VENV holds SeaweedFS (requirements.txt), NODE holds Azurite (package.json) and may be empty: then there is no Azure store.
+COMMAND finds the URLs in IP2P_TEST_STORES, and addresses and keys in the clouds' own variables.
+IP2P_TEST_S3_PID names a file with the number of SeaweedFS's process: who kills it sees it start again on the same data.
 The servers end with the command, however this ends. `run.sh` beside this file installs what is needed.
 """
 
@@ -28,6 +29,8 @@ import urllib.request
 
 # Longest wait for a server to say that it is ready, in seconds.
 PATIENCE = 60
+# Pause before a server that ended is started again, in seconds.
+RESTART = 0.5
 # The emulator's account, the same everywhere: https://learn.microsoft.com/azure/storage/common/storage-use-azurite
 AZURITE_ACCOUNT = "devstoreaccount1"
 AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -56,36 +59,47 @@ def end_with_parent():
 
 
 class Server:
-    """A process that is ready once it has written `ready`."""
+    """A process that is ready once it has written `ready`; when it ends before it is stopped, it starts again."""
 
     def __init__(self, name: str, command: list, ready: str, cwd: pathlib.Path):
         self.name, self.ready, self.last = name, ready, collections.deque(maxlen=40)
-        self.is_ready = threading.Event()
-        self.process = subprocess.Popen(
-            [str(word) for word in command],
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            preexec_fn=end_with_parent,
-        )
-        threading.Thread(target=self.read, daemon=True).start()
+        self.command, self.cwd = [str(word) for word in command], cwd
+        self.pid_file = cwd / f"{name}.pid"
+        self.is_ready, self.is_over = threading.Event(), threading.Event()
+        self.process = None
+        # The kernel ends a child with the thread that started it, so this one starts and reads.
+        threading.Thread(target=self.keep, daemon=True).start()
 
-    def read(self):
-        for line in self.process.stdout:
-            self.last.append(line)
-            if self.ready in line:
-                self.is_ready.set()
+    def keep(self):
+        while not self.is_over.is_set():
+            self.process = subprocess.Popen(
+                self.command,
+                cwd=self.cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                preexec_fn=end_with_parent,
+            )
+            self.pid_file.write_text(str(self.process.pid))
+            for line in self.process.stdout:
+                self.last.append(line)
+                if self.ready in line:
+                    self.is_ready.set()
+            self.process.wait()
+            self.pid_file.unlink(missing_ok=True)
+            self.is_over.wait(RESTART)
 
     def wait(self):
         if not self.is_ready.wait(PATIENCE):
             sys.exit(f"{self.name} does not get ready. Its last words:\n{''.join(self.last)}")
 
     def stop(self):
-        self.process.kill()
-        self.process.wait()
+        self.is_over.set()
+        if self.process:
+            self.process.kill()
+            self.process.wait()
 
 
 def seaweedfs(venv: str, work: pathlib.Path) -> tuple[Server, dict]:
@@ -156,10 +170,8 @@ def main(venv: str, node: str, command: list[str]) -> int:
             create_container(more["AZURE_STORAGE_ENDPOINT"], "test")
             environment |= more
             stores.append("az://test")
-        else:
-            print("Azure is skipped: Azurite is an npm package, and there is no npm here", flush=True)
         weed.wait()
-        environment["IP2P_TEST_STORES"] = " ".join(stores)
+        environment |= {"IP2P_TEST_STORES": " ".join(stores), "IP2P_TEST_S3_PID": str(weed.pid_file)}
         return subprocess.call(command, env={**os.environ, **environment})
 
 

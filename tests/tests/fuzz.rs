@@ -51,7 +51,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 /// Longest time for one input; a machine that does much else is slow, and a reader that hangs is endless.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Files of the corpora, all together.
 const MAX_CORPUS: usize = 300_000;
 
@@ -125,7 +125,7 @@ fn no_bytes_make_a_reader_panic_or_take_all_memory() {
         loop {
             std::thread::sleep(Duration::from_secs(1));
             let (began, now) = (BEGAN.load(Ordering::Relaxed), started.elapsed().as_millis() as u64);
-            if began > 0 && now > began + 3 * PATIENCE.as_millis() as u64 {
+            if began > 0 && now > began + 2 * PATIENCE.as_millis() as u64 {
                 eprintln!("an input takes longer than {:?}: see the newest file in {}/fuzz", 3 * PATIENCE, env!("CARGO_TARGET_TMPDIR"));
                 std::process::abort();
             }

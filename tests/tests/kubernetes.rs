@@ -1,10 +1,12 @@
 //! `launcher: kubernetes` against a stand-in of a cluster whose pods are real worker processes.
 
 use ip2p_tests::kube_server::{KubeServer, Nodes};
-use ip2p_tests::{Pipeline, Running, repository};
+use ip2p_tests::chat_server::ChatServer;
+use ip2p_tests::{Pipeline, Running, repository, small_pipeline};
 use k8s_openapi::api::rbac::v1::Role;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -26,7 +28,13 @@ fn reference() -> &'static BTreeMap<String, String> {
 struct Site {
     cluster: KubeServer,
     pipeline: Pipeline,
+    /// Where coordinators of the run listen.
+    address: SocketAddr,
     overrides: Vec<String>,
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
 }
 
 impl Site {
@@ -36,19 +44,31 @@ impl Site {
         let nodes = Nodes::Processes { program: PROGRAM.into(), folder: pipeline.path().to_path_buf() };
         let cluster = KubeServer::start(nodes);
         cluster.secret("ip2p-token", "token", TOKEN);
-        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = free_address();
         let overrides = vec![
             "run.launcher=kubernetes".to_string(),
             format!("run.listen={address}"),
             format!("run.kubernetes={{ coordinator: 'http://{address}', image: ip2p-worker, env: {{ RAYON_NUM_THREADS: 1 }}, {keys} }}"),
         ];
-        Site { cluster, pipeline, overrides }
+        Site { cluster, pipeline, address, overrides }
     }
 
     fn command(&self, verb: &str) -> Command {
         let mut command = self.pipeline.command(&[verb, "pipeline.yaml", "-v"]);
-        self.overrides.iter().for_each(|o| drop(command.args(["--set", o])));
+        for o in &self.overrides {
+            command.args(["--set", o]);
+        }
         command.env("KUBECONFIG", self.cluster.kubeconfig()).env("IP2P_TOKEN", TOKEN);
+        command
+    }
+
+    /// Another coordinator of the same run, at another address.
+    fn command_elsewhere(&self) -> Command {
+        let (old, new) = (self.address.to_string(), free_address().to_string());
+        let mut command = self.command("run");
+        for o in &self.overrides {
+            command.args(["--set", &o.replace(&old, &new)]);
+        }
         command
     }
 
@@ -82,6 +102,12 @@ impl Site {
     fn jobs_of(&self, stage: &str) -> Vec<Value> {
         let jobs = self.cluster.objects("jobs").into_values();
         jobs.filter(|job| job.pointer("/metadata/labels/ip2p~1stage") == Some(&json!(stage))).collect()
+    }
+
+    /// What the store keeps of pods that failed.
+    fn evidence(&self) -> Vec<Value> {
+        let kept = self.pipeline.objects().into_iter().filter(|key| key.starts_with("pods/"));
+        kept.map(|key| serde_json::from_slice(&self.pipeline.object(&key)).expect("evidence in JSON")).collect()
     }
 
     fn committed(&self, stage: &str) -> usize {
@@ -157,12 +183,21 @@ fn a_second_coordinator_is_refused_while_the_first_is_at_work() {
     let mut first = site.start();
     site.cluster.wait_until("a pod runs", |cluster| !cluster.pods("Running").is_empty());
     // It listens elsewhere, or the port would be the reason.
-    let mut command = site.command("run");
-    command.args(["--set", "run.listen=127.0.0.1:0"]);
-    let mut second = Running::start(command);
+    let mut second = Running::start(site.command_elsewhere());
     site.expect(&mut second, 4);
     assert!(second.log().contains("is at work on this run (Lease ip2p-small-"), "{}", second.log());
     site.expect(&mut first, 0);
+    site.assert_done();
+}
+
+#[test]
+fn of_two_coordinators_that_start_together_one_is_refused() {
+    let site = Site::new("");
+    let mut both = [site.command("run"), site.command_elsewhere()].map(Running::start);
+    let mut codes = both.each_mut().map(Running::wait);
+    codes.sort_unstable();
+    assert_eq!(codes, [Some(0), Some(4)], "{}\n{}", both[0].log(), both[1].log());
+    assert!(both.iter().any(|run| run.log().contains("is at work on this run")), "{}\n{}", both[0].log(), both[1].log());
     site.assert_done();
 }
 
@@ -272,15 +307,44 @@ fn the_last_words_of_a_pod_are_kept_and_end_a_run_that_gets_nowhere() {
     site.expect(&mut run, 4);
     assert!(run.log().contains("4 Jobs in a row failed without a commit"), "{}", run.log());
     assert!(run.log().contains("wrong or missing token"), "{}", run.log());
-    let kept: Vec<String> = site.pipeline.objects().into_iter().filter(|key| key.starts_with("pods/")).collect();
-    let evidence: Value = serde_json::from_slice(&site.pipeline.object(kept.first().expect("evidence"))).unwrap();
+    let evidence = site.evidence().into_iter().next().expect("evidence");
     assert_eq!(evidence["exit_code"], 42);
     assert!(evidence["message"].as_str().unwrap().contains("wrong or missing token"), "{evidence}");
+    for job in site.cluster.objects("jobs").values() {
+        assert_eq!(job.pointer("/status/conditions/0/reason"), Some(&json!("PodFailurePolicy")), "no pod was made again");
+    }
     assert!(evidence["log"].as_array().unwrap().iter().any(|line| line.as_str().unwrap().contains("wrong or missing token")), "{evidence}");
     for key in site.pipeline.objects() {
         let text = String::from_utf8_lossy(&site.pipeline.object(&key)).into_owned();
         assert!(!text.contains(TOKEN) && !text.contains("battery-staple-9"), "a token in {key}");
     }
+}
+
+#[test]
+fn a_partition_that_fails_too_often_fails_its_own_index_and_no_other() {
+    let server = ChatServer::start(|caption: &str| match caption.contains("unlucky") {
+        true => (503, "the model is not to be had".to_string()),
+        false => (200, r#"{"edit": "make it blue", "output": "a large blue circle on a white background"}"#.to_string()),
+    });
+    let mut site = Site::new("jobs: indexed");
+    let captions = ["a large red circle on a white background", "an unlucky circle", "a large green circle on a white background"];
+    site.pipeline.write("captions.jsonl", &captions.map(|caption| format!("{{\"caption\": \"{caption}\"}}\n")).concat());
+    let openai = format!("  prompts: {{ backend: openai, openai: {{ base_url: \"{}\", model: m, api: chat, retries: 0 }} }}", server.url());
+    site.pipeline.write("pipeline.yaml", &small_pipeline().replace("  prompts: { backend: local }", &openai));
+    site.overrides.extend(["partition.records=1".to_string(), "run.retry={ attempts: 2, backoff: 100ms..200ms }".to_string()]);
+    let mut run = site.start();
+    site.expect(&mut run, 4);
+    assert!(run.log().contains("1 partitions failed too often"), "{}", run.log());
+    let jobs = site.jobs_of("prompts");
+    assert_eq!(jobs.iter().filter_map(end).collect::<Vec<_>>(), ["Failed"], "{}", run.log());
+    assert_eq!(jobs[0].pointer("/status/conditions/0/message"), Some(&json!("Job has 1 failed indexes")));
+    let pods = site.cluster.objects("pods");
+    let of_prompts = pods.iter().filter(|(name, _)| name.contains("-prompts-"));
+    let codes: Vec<_> = of_prompts.filter_map(|(_, pod)| pod.pointer("/status/containerStatuses/0/state/terminated/exitCode")).collect();
+    assert_eq!(codes, [0, 43, 0], "a poisoned index gets no second pod");
+    let kept: Vec<Value> = site.evidence();
+    assert_eq!((&kept[0]["exit_code"], &kept[0]["stage"], &kept[0]["partition"]), (&json!(43), &json!("prompts"), &json!(1)));
+    assert_eq!(site.committed("filter"), 2, "the other partitions went on");
 }
 
 #[test]

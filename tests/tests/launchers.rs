@@ -77,7 +77,9 @@ impl Site for Cluster {
 
     fn command(&self, verb: &str) -> Command {
         let mut command = self.pipeline.command(&[verb, "pipeline.yaml", "-v"]);
-        self.overrides.iter().for_each(|o| drop(command.args(["--set", o])));
+        for o in &self.overrides {
+            command.args(["--set", o]);
+        }
         command.env("KUBECONFIG", self.server.kubeconfig()).env("IP2P_TOKEN", TOKEN);
         command
     }

@@ -124,9 +124,15 @@ fn a_language_model_server_that_is_not_there_stops_the_run_at_once() {
 #[test]
 fn a_pair_that_does_not_exist() {
     let pipeline = Pipeline::new(PROGRAM);
-    pipeline.run_expecting(0, &["corpus.limit=1", "stages.pairs.steps=2"]);
-    expect(&pipeline, &["explain", "pipeline.yaml", "ffffffffffff"], &["ffffffffffff"]);
-    expect(&pipeline, &["explain", "pipeline.yaml", "what?"], &["what?"]);
+    let overrides = ["corpus.limit=1", "stages.pairs.steps=2"];
+    pipeline.run_expecting(0, &overrides);
+    let url = pipeline.url();
+    expect(&pipeline, &["explain", &url, "ffffffffffff"], &["ffffffffffff"]);
+    expect(&pipeline, &["explain", &url, "what?"], &["what?"]);
+    // Without its overrides the file is another pipeline.
+    for command in ["status", "audit"] {
+        expect(&pipeline, &[command, "pipeline.yaml"], &["was never run at", &url]);
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::ready;
 use crate::session::{self, Ended};
 use crate::tls::ClientFiles;
 use ip2p_pipeline::layout::Stage;
-use ip2p_pipeline::task::{Cause, Failure, Scope, Wanted};
+use ip2p_pipeline::task::{Cause, Failure, Parting, Scope, Wanted};
 use std::io::Read;
 use std::process::ExitCode;
 use tokio::sync::watch;
@@ -56,17 +56,19 @@ pub fn main(args: WorkerArgs) -> ExitCode {
             return ExitCode::from(TRY_AGAIN);
         }
     };
+    let has_parent = args.exit_with_parent;
     let result = runtime.block_on(work(args));
     // The device thread may be in the middle of a step that nobody waits for.
     runtime.shutdown_background();
     match result {
-        Ok(Ended::Dismissed(reason)) => {
-            tracing::info!("{reason}");
-            ExitCode::SUCCESS
-        }
-        Ok(Ended::GivenUp(reason)) => {
+        Ok(Ended::Dismissed(Parting::GivenUp, reason)) => {
             tracing::error!("{reason}");
             ExitCode::from(POISONED)
+        }
+        Ok(Ended::Dismissed(parting, reason)) => {
+            tracing::info!("{reason}");
+            // A parent that has sent its worker away wants no other in its place.
+            if parting == Parting::Done || has_parent { ExitCode::SUCCESS } else { ExitCode::from(LEFT) }
         }
         Ok(Ended::Left) => ExitCode::from(LEFT),
         Err(Failure { cause, message }) => {

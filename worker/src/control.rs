@@ -17,7 +17,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// Finish the step at hand, commit, and leave.
+    /// Commit what is done, and leave; a step that would take long is given up.
     pub fn drain(&self) {
         self.drain.store(true, Ordering::Relaxed);
         self.stop.notify_one();

@@ -21,18 +21,10 @@ pub fn candidates(spec: &Spec, triplet: TripletId) -> impl Iterator<Item = Candi
     (0..spec.stages.pairs.samples).map(move |sample| Candidate::draw(spec.seed, triplet, sample, &spec.stages.pairs))
 }
 
-/// The samples of a triplet in their batches. The batches are the plan's, so that every attempt, and a later
-/// redrawing of one candidate, computes the same bits.
-pub fn batches(spec: &Spec) -> impl Iterator<Item = Range<u32>> + '_ {
-    let batch = spec.stages.pairs.batch.max(1);
-    (0..spec.stages.pairs.samples).step_by(batch as usize).map(|start| batch_of(spec, start))
-}
-
-/// The batch that holds `sample`.
-pub fn batch_of(spec: &Spec, sample: u32) -> Range<u32> {
-    let batch = spec.stages.pairs.batch.max(1);
-    let start = sample / batch * batch;
-    start..(start + batch).min(spec.stages.pairs.samples)
+/// The candidates of one batch of a triplet.
+pub fn batch(spec: &Spec, triplet: TripletId, number: u32) -> Vec<Candidate> {
+    let samples = spec.stages.pairs.samples_of(number);
+    samples.map(|sample| Candidate::draw(spec.seed, triplet, sample, &spec.stages.pairs)).collect()
 }
 
 /// A candidate, drawn and scored.
@@ -83,7 +75,9 @@ impl<'m> Drawer<'m> {
         let side = pairs.resolution as usize / self.diffusion.vae.factor();
         let settings = Settings { sampler: pairs.sampler, steps: pairs.steps as usize, size: (side, side) };
         let draws: Vec<Draw> = batch.iter().map(|candidate| self.draw(candidate)).collect();
-        let mut go_on = |_: &diffusion::Drawn| if control.lost() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+        // Who must leave leaves within a step: a batch can take minutes.
+        let must_end = || control.lost() || control.draining();
+        let mut go_on = |_: &diffusion::Drawn| if must_end() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         diffusion::draw(&self.diffusion.unet, &self.texts, &draws, settings, &mut go_on).map_err(model)
     }
 
@@ -185,8 +179,7 @@ pub async fn again(plan: &Plan, triplet: Triplet, sample: u32) -> Result<[Vec<u8
     device
         .run(move |models| {
             let drawer = Drawer::new(models, &spec, &triplet)?;
-            let range = batch_of(&spec, sample);
-            let batch: Vec<Candidate> = candidates(&spec, triplet.id).skip(range.start as usize).take(range.len()).collect();
+            let batch = batch(&spec, triplet.id, spec.stages.pairs.batch_of(sample));
             let finished = drawer.finish(&batch, &drawer.latents(&batch, &Control::default())?)?;
             let wanted = finished.iter().find(|finished| finished.candidate.sample == sample);
             wanted.ok_or_else(|| failure(Cause::BadInput, format!("the run draws no sample {sample}")))?.encode(spec.stages.pairs.image)
@@ -199,7 +192,7 @@ pub async fn again(plan: &Plan, triplet: Triplet, sample: u32) -> Result<[Vec<u8
 pub fn reference(models: &mut Models, spec: &Spec) -> Result<()> {
     let text = |text: &str| text.to_string();
     let triplet = Triplet::new(text("a red circle"), text("make it blue"), text("a blue circle"), None);
-    let batch: Vec<Candidate> = candidates(spec, triplet.id).take(batch_of(spec, 0).len()).collect();
+    let batch = batch(spec, triplet.id, 0);
     let drawer = Drawer::new(models, spec, &triplet)?;
     let finished = drawer.finish(&batch, &drawer.latents(&batch, &Control::default())?)?;
     match finished.iter().any(|finished| !finished.scores.clip_sim_dir.is_nan()) {

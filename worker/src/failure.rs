@@ -1,6 +1,7 @@
 //! What an error means for the attempt it ended: who should try again, if anyone.
 
 use crate::models;
+use ip2p_pipeline::layout::{Stage, StageDir};
 use ip2p_pipeline::task::{Cause, Failure};
 use ip2p_pipeline::{Error, error};
 use std::io::ErrorKind;
@@ -16,7 +17,12 @@ pub fn failure(cause: Cause, message: impl Into<String>) -> Failure {
 /// Maps an error of the domain to its cause.
 pub fn domain(error: Error) -> Failure {
     let cause = match &error {
-        Error::Invalid(_) | Error::Damaged { .. } => Cause::BadInput,
+        Error::Invalid(_) => Cause::BadInput,
+        Error::Damaged { key, .. } => match StageDir::maker_of(key) {
+            Some((stage, partition)) if Stage::RUN.contains(&stage) => Cause::Damaged { stage, partition },
+            // A manifest, or the corpus: nothing in the run can make it again.
+            Some(_) | None => Cause::BadInput,
+        },
         Error::Store { source, .. } => store_cause(source),
         Error::File { source, .. } => file_cause(source.kind()),
         Error::Format { .. } => Cause::Bug,
@@ -80,6 +86,15 @@ mod tests {
         assert_eq!(stored(disk(ErrorKind::ConnectionReset)), Cause::Transient);
         let refused = object_store::Error::PermissionDenied { path: "x".to_string(), source: "403".into() };
         assert_eq!(stored(refused), Cause::BadInput);
+    }
+
+    #[test]
+    fn a_damaged_object_is_blamed_on_the_partition_that_made_it() {
+        let cause = |key: &str| domain(Error::Damaged { key: key.to_string(), problem: "it is missing".to_string() }).cause;
+        let made = Cause::Damaged { stage: Stage::Pairs, partition: 12 };
+        assert_eq!(cause("s3://bucket/run/pairs/0123456789ab/data/p00000012/e0000000100000001-r00000000-images.tar"), made);
+        assert_eq!(cause("s3://bucket/run/corpus/0123456789ab/data/p00000012/e0-r00000000-records.parquet"), Cause::BadInput);
+        assert_eq!(cause("s3://bucket/run/pairs/0123456789ab/manifests/p00000012.json"), Cause::BadInput);
     }
 
     #[test]

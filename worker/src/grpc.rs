@@ -139,8 +139,9 @@ impl Link for GrpcLink {
         let request = v1::LeaseRequest { worker: worker.to_string() };
         match self.client.clone().lease(request).await?.into_inner().answer {
             Some(v1::lease_response::Answer::Assignment(wire)) => Assignment::try_from(wire).map(Answer::Work).map_err(nonsense),
-            Some(v1::lease_response::Answer::Leave(leave)) => Ok(Answer::Leave(leave.reason)),
-            Some(v1::lease_response::Answer::GivenUp(leave)) => Ok(Answer::GivenUp(leave.reason)),
+            Some(v1::lease_response::Answer::Leave(leave)) => {
+                ip2p_proto::parting(&leave).map(|parting| Answer::Leave(parting, leave.reason)).map_err(nonsense)
+            }
             None => Err(nonsense("neither work nor a farewell")),
         }
     }

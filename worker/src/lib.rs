@@ -12,6 +12,7 @@ pub mod images;
 pub mod link;
 pub mod loaded;
 pub mod logging;
+pub mod mend;
 pub mod models;
 pub mod prompts;
 pub mod ready;

@@ -89,7 +89,7 @@ impl Models {
     /// What drawing and scoring need.
     pub fn for_pairs(&mut self) -> Result<(&Diffusion, &Clip)> {
         if self.diffusion.is_none() {
-            self.diffusion = Some(Diffusion::load(&self.paths, self.dtype, &self.device).map_err(model).map_err(at("models.diffusion"))?);
+            self.diffusion = Some(Diffusion::load(&self.paths, self.dtype, &self.device)?);
         }
         if self.clip.is_none() {
             // Scores decide what is kept: they are computed in full precision on every device.
@@ -125,13 +125,15 @@ impl Models {
 }
 
 impl Diffusion {
-    fn load(paths: &Paths, dtype: DType, device: &Device) -> crate::models::Result<Self> {
+    fn load(paths: &Paths, dtype: DType, device: &Device) -> Result<Self> {
         let path = &paths.diffusion;
-        let unet = UNet::open(path, false, dtype, device)?;
+        let of_diffusion = |e| at("models.diffusion")(model(e));
+        let unet = UNet::open(path, false, dtype, device).map_err(of_diffusion)?;
+        let (vae, key) = paths.vae.as_deref().map_or((path.as_path(), "models.diffusion"), |vae| (vae, "models.vae"));
         // The decoder's last layers overflow in half precision.
-        let vae = Vae::open(paths.vae.as_deref().unwrap_or(path), DType::F32, device)?;
-        let text = open_text_encoder(path, dtype, device)?;
-        let empty = text.encode(&[""])?;
+        let vae = Vae::open(vae, DType::F32, device).map_err(|e| at(key)(model(e)))?;
+        let text = open_text_encoder(path, dtype, device).map_err(of_diffusion)?;
+        let empty = text.encode(&[""]).map_err(of_diffusion)?;
         Ok(Diffusion { unet, vae, text, empty })
     }
 }
@@ -145,7 +147,12 @@ fn open_text_encoder(path: &Path, dtype: DType, device: &Device) -> crate::model
 }
 
 fn device(wanted: spec::Device) -> Result<Device> {
-    let cuda = || Device::new_cuda(0).map_err(|e| failure(Cause::BadInput, format!("run.device: no CUDA device: {e}")));
+    let cuda = || {
+        let advice =
+            if cfg!(feature = "cuda") { "check the driver with nvidia-smi" } else { "this program was built without `--features cuda`" };
+        let refused = |e| failure(Cause::BadInput, format!("run.device: no CUDA device: {e}; {advice}, or write `device: cpu`"));
+        Device::new_cuda(0).map_err(refused)
+    };
     match wanted {
         spec::Device::Cpu => Ok(Device::Cpu),
         spec::Device::Cuda => cuda(),

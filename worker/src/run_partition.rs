@@ -2,18 +2,23 @@
 
 use crate::control::Control;
 use crate::failure::{Result, domain, failure};
+use crate::mend;
 use async_trait::async_trait;
 use bytes::Bytes;
 use ip2p_pipeline::commit::{self, Committed};
 use ip2p_pipeline::layout::{Stage, StageDir};
 use ip2p_pipeline::manifest::{Attempt, ChunkManifest, Counts, DataObject, PartitionManifest};
 use ip2p_pipeline::planted::{self, Defect};
+use ip2p_pipeline::spec::Filter;
 use ip2p_pipeline::store::Store;
 use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+
+/// Bytes of images and latents after which a chunk is committed early, so that they do not fill the memory.
+const CHUNK_BYTES: u64 = 128 << 20;
 
 /// A stage at work on one partition.
 #[async_trait]
@@ -23,6 +28,11 @@ pub trait Work: Send {
 
     /// Processes at least one record from `start` on; returns one past the last. A step should take seconds.
     async fn step(&mut self, start: u64, control: &Arc<Control>) -> Result<u64>;
+
+    /// Bytes of what the steps since the last chunk have made, where that can grow large.
+    fn held(&self) -> u64 {
+        0
+    }
 
     /// Hands over what the steps since the last call have made.
     async fn take_chunk(&mut self, place: &ChunkPlace) -> Result<ChunkData>;
@@ -36,9 +46,9 @@ pub trait Stages: Send + Sync {
     fn dir(&self, stage: Stage) -> StageDir;
     /// Most work that a kill may lose.
     fn chunk(&self) -> Duration;
-    /// Opens the input of a partition.
-    async fn open(&self, assignment: Assignment) -> Result<Box<dyn Work>>;
-    /// Writes the files of a committed partition of `shards` again; no other stage has objects that can be written twice.
+    /// Opens the input of a partition; to make objects of the committed chunk `again`, or new ones.
+    async fn open(&self, assignment: Assignment, again: Option<&ChunkManifest>) -> Result<Box<dyn Work>>;
+    /// Writes the files of a committed partition of `shards` again: they go to the store while its one step works.
     async fn restore(&self, partition: u32, chunks: &[ChunkManifest], control: &Arc<Control>) -> Result<()>;
 }
 
@@ -50,12 +60,25 @@ pub struct ChunkPlace {
     pub epoch: u64,
     /// First input record of the chunk.
     pub start: u64,
+    /// The damaged objects of a committed chunk, by key: nothing else may be written.
+    pub damaged: Option<Arc<BTreeMap<String, DataObject>>>,
 }
 
 impl ChunkPlace {
     /// The attempt-scoped key of a data object; `name` has its extension.
     pub fn key(&self, name: &str) -> String {
         self.dir.data(self.partition, self.epoch, self.start, name)
+    }
+
+    /// Whether an object must be written. One of a committed chunk must be damaged, and get the bytes that its manifest
+    /// describes: others are an error.
+    pub fn may_write(&self, store: &Store, object: &DataObject) -> Result<bool> {
+        match self.damaged.as_ref().map(|damaged| damaged.get(&object.key)) {
+            None => Ok(true),
+            Some(None) => Ok(false),
+            Some(Some(described)) if described == object => Ok(true),
+            Some(Some(_)) => Err(mend::differs(store, &object.key)),
+        }
     }
 }
 
@@ -68,6 +91,8 @@ pub struct ChunkData {
     /// Objects that the stage has written itself, because they are large.
     pub written: Vec<DataObject>,
     pub figures: BTreeMap<String, f64>,
+    /// The thresholds that chose which images are stored.
+    pub stored_by: Option<Filter>,
 }
 
 /// Runs an attempt. On `Ok` the partition's manifest is in the store, made by this attempt or another.
@@ -78,15 +103,17 @@ pub async fn run_partition(stages: &dyn Stages, assignment: Assignment, worker: 
         Some(done) => done.chunks.clone(),
         None => commit::chunk_chain(store, &dir, partition).await.map_err(domain)?,
     };
-    // A committed shard is given out when its files are missing or damaged.
+    // What is committed is given out when its objects are missing or damaged.
     if assignment.stage == Stage::Shards && !chunks.is_empty() {
         stages.restore(partition, &chunks, control).await?;
+    } else if done.is_some() {
+        mend::mend(stages, assignment, &chunks, control).await?;
     }
     if let Some(done) = done {
         return Ok(finished(&done));
     }
     let attempt = Attempt { epoch: assignment.epoch, worker: worker.to_string() };
-    let mut work = stages.open(assignment).await?;
+    let mut work = stages.open(assignment, None).await?;
     let total = work.records();
     loop {
         let mut start = chunks.last().map_or(0, |chunk| chunk.end);
@@ -97,7 +124,7 @@ pub async fn run_partition(stages: &dyn Stages, assignment: Assignment, worker: 
         if start >= total {
             break;
         }
-        let place = ChunkPlace { dir, partition, epoch: assignment.epoch, start };
+        let place = ChunkPlace { dir, partition, epoch: assignment.epoch, start, damaged: None };
         let (chunk, failed) = make_chunk(stages, work.as_mut(), &place, &attempt, control).await?;
         match commit::commit_chunk(store, &dir, &chunk).await.map_err(domain)? {
             Committed::Ours => chunks.push(chunk),
@@ -153,7 +180,7 @@ async fn make_chunk(
         if control.lost() {
             return Err(failure(Cause::Preempted, "the lease was lost"));
         }
-        if control.draining() || started.elapsed() >= stages.chunk() {
+        if control.draining() || started.elapsed() >= stages.chunk() || work.held() >= CHUNK_BYTES {
             break;
         }
     }
@@ -172,6 +199,7 @@ async fn make_chunk(
         objects,
         seconds: started.elapsed().as_secs_f64(),
         figures: data.figures,
+        stored_by: data.stored_by,
     };
     Ok((chunk, failed))
 }
@@ -191,6 +219,8 @@ mod tests {
     /// Ten records; the one at `fails_at` cannot be processed.
     struct Scripted {
         fails_at: u64,
+        /// Bytes that each record holds.
+        weight: u64,
         done: u64,
     }
 
@@ -206,6 +236,10 @@ mod tests {
             }
             self.done += 1;
             Ok(start + 1)
+        }
+
+        fn held(&self) -> u64 {
+            self.done * self.weight
         }
 
         async fn take_chunk(&mut self, _: &ChunkPlace) -> Result<ChunkData> {
@@ -225,13 +259,23 @@ mod tests {
     #[tokio::test]
     async fn what_was_done_before_a_failure_is_worth_a_commit() {
         let env = env().await;
-        let place = |start| ChunkPlace { dir: env.plan.dir(Stage::Pairs), partition: 0, epoch: 1, start };
+        let place = |start| ChunkPlace { dir: env.plan.dir(Stage::Pairs), partition: 0, epoch: 1, start, damaged: None };
         let attempt = Attempt { epoch: 1, worker: "w".to_string() };
-        let (mut work, control) = (Scripted { fails_at: 4, done: 0 }, Arc::new(Control::default()));
+        let (mut work, control) = (Scripted { fails_at: 4, weight: 0, done: 0 }, Arc::new(Control::default()));
         let (chunk, failed) = make_chunk(&env, &mut work, &place(0), &attempt, &control).await.unwrap();
         assert_eq!((chunk.start, chunk.end, chunk.counts.output), (0, 4, 4));
         assert_eq!(failed.unwrap().message, "record 4 is broken");
         let nothing_done = make_chunk(&env, &mut work, &place(4), &attempt, &control).await.unwrap_err();
         assert_eq!(nothing_done.cause, Cause::Bug);
+    }
+
+    #[tokio::test]
+    async fn a_chunk_ends_before_it_fills_the_memory() {
+        let env = env().await;
+        let place = ChunkPlace { dir: env.plan.dir(Stage::Pairs), partition: 0, epoch: 1, start: 0, damaged: None };
+        let attempt = Attempt { epoch: 1, worker: "w".to_string() };
+        let mut work = Scripted { fails_at: 99, weight: CHUNK_BYTES / 3, done: 0 };
+        let (chunk, _) = make_chunk(&env, &mut work, &place, &attempt, &Arc::new(Control::default())).await.unwrap();
+        assert_eq!((chunk.start, chunk.end), (0, 4));
     }
 }

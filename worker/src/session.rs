@@ -9,7 +9,7 @@ use crate::link::{Answer, Link, Unanswered, Welcome};
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
 use ip2p_pipeline::rng::{Purpose, Stream};
-use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished};
+use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Parting};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,15 +18,15 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 /// How long a worker waits for a coordinator that went away, before it ends too.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// For a report by a worker that has been asked to leave.
+const LAST_WORD: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Why a session ended well.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// The coordinator had no more work.
-    Dismissed(String),
-    /// The one partition that it was there for failed too often.
-    GivenUp(String),
+    /// The coordinator had no more work for it, and said why.
+    Dismissed(Parting, String),
     /// The worker itself was asked to leave (signal, or its parent died).
     Left,
 }
@@ -145,8 +145,7 @@ impl<L: Link, A: Attempts> Session<'_, L, A> {
             };
             match answer {
                 Ok(Answer::Work(assignment)) => self.work(assignment).await?,
-                Ok(Answer::GivenUp(reason)) => return Ok(Next::End(Ended::GivenUp(reason))),
-                Ok(Answer::Leave(reason)) => return Ok(Next::End(Ended::Dismissed(reason))),
+                Ok(Answer::Leave(parting, reason)) => return Ok(Next::End(Ended::Dismissed(parting, reason))),
                 Err(refused @ Unanswered::Refused(_)) => return Err(unanswered(self.link, refused)),
                 // It was silent for longer than a lease, or the coordinator is starting again.
                 Err(Unanswered::Unknown | Unanswered::Silent(_)) => {
@@ -228,14 +227,22 @@ impl<L: Link, A: Attempts> Session<'_, L, A> {
         // Whose memory or disk it was matters to who reads this elsewhere.
         let outcome = outcome.map_err(|f| match f.cause {
             Cause::Resource => failure(f.cause, format!("worker {}: {}", self.welcome.worker, f.message)),
-            Cause::Transient | Cause::Preempted | Cause::StoreFull | Cause::BadInput | Cause::Bug => f,
+            Cause::Transient | Cause::Preempted | Cause::StoreFull | Cause::BadInput | Cause::Bug | Cause::Damaged { .. } => f,
         });
         if let Err(f) = &outcome {
             tracing::warn!(stage = %assignment.stage, partition = assignment.partition, cause = f.cause.name(), "attempt ended: {}", f.message);
         }
         let send = || self.link.report(&self.welcome.worker, assignment, outcome.clone());
         let patience = ExponentialBuilder::default().with_max_times(5);
-        if let Err(lost) = send.retry(patience).when(|lost| matches!(lost, Unanswered::Silent(_))).await {
+        let sent = send.retry(patience).when(|lost| matches!(lost, Unanswered::Silent(_)));
+        let mut leave = self.leave.clone();
+        let sent = tokio::select! {
+            biased;
+            sent = sent => sent,
+            // A coordinator that has gone away holds up nobody who leaves.
+            () = async { wait_true(&mut leave).await; sleep(LAST_WORD).await } => return,
+        };
+        if let Err(lost) = sent {
             tracing::warn!("the coordinator does not take reports: {}", unanswered(self.link, lost).message);
         }
     }

@@ -2,6 +2,10 @@
 
 mod openai_server;
 
+#[path = "golden/place.rs"]
+#[expect(dead_code, reason = "only single files are read here")]
+mod place;
+
 use futures::StreamExt;
 use ip2p_pipeline::records::CorpusRecord;
 use ip2p_pipeline::spec::{OpenAi, OpenAiApi, PromptBackend, Prompts};
@@ -92,7 +96,9 @@ async fn chat_sends_the_schema_and_reads_the_answer() {
 
 /// The request of the original's `generate`, field by field, as the golden has it.
 #[tokio::test]
-async fn completions_send_the_original_request() {
+async fn golden_completions_send_the_original_request() {
+    let Some(golden) = place::file("selection", "completions.json") else { return };
+    let golden: Value = serde_json::from_str(&std::fs::read_to_string(golden).unwrap()).unwrap();
     let server = TestServer::start(|_, _| text(GOOD_TEXT)).await;
     let outcome = generator(settings(&server, OpenAiApi::Completions)).outcome(&record("A cat on a bench")).await.unwrap();
     assert_eq!((outcome.triplets[0].edit.as_str(), outcome.triplets[0].output.as_str()), ("make it a dog", "A dog on a bench"));
@@ -100,8 +106,6 @@ async fn completions_send_the_original_request() {
 
     let request = &server.seen()[0];
     assert_eq!((request.path.as_str(), &request.body["prompt"]), ("/v1/completions", &json!("A cat on a bench\n##\n")));
-    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/selection/completions.json");
-    let golden: Value = serde_json::from_str(&std::fs::read_to_string(golden).unwrap()).unwrap();
     for (name, expected) in golden["request_defaults"].as_object().unwrap() {
         assert_eq!(&request.body[name], expected, "{name}");
     }

@@ -2,7 +2,8 @@
 
 use super::{Audit, Checked, Finding, Unfinished};
 use crate::fetch;
-use ip2p_pipeline::layout::{self, Stage};
+use ip2p_pipeline::fetch as stored;
+use ip2p_pipeline::layout::{self, Stage, StageDir};
 use ip2p_pipeline::manifest::{ChunkManifest, DataObject, PartitionManifest};
 use ip2p_pipeline::plan::{Partitioning, Plan};
 use ip2p_pipeline::store::Store;
@@ -10,21 +11,26 @@ use ip2p_pipeline::tables::Table;
 use ip2p_pipeline::{Error, Result, commit, corpus};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-/// Which partitions have a manifest.
+/// Which partitions have a manifest, and which have chunks alone.
 pub(super) struct Present {
     committed: BTreeMap<Stage, BTreeSet<u32>>,
+    begun: BTreeMap<Stage, BTreeSet<u32>>,
     /// Partitions of `prompts`, `pairs` and `filter`.
     partitions: u32,
 }
 
 impl Present {
     pub async fn list(store: &Store, plan: &Plan) -> Result<Self> {
-        let mut committed = BTreeMap::new();
+        let (mut committed, mut begun) = (BTreeMap::new(), BTreeMap::new());
         for stage in Stage::RUN {
             let keys = store.list(&plan.dir(stage).manifests()).await?;
-            committed.insert(stage, keys.iter().filter_map(|(key, _)| layout::StageDir::partition_of(key)).collect());
+            let whole: BTreeSet<u32> = keys.iter().filter_map(|(key, _)| StageDir::partition_of(key)).collect();
+            let chunks = store.list(&plan.dir(stage).all_chunks()).await?;
+            let parts = chunks.iter().filter_map(|(key, _)| StageDir::partition_of_data(key)).filter(|p| !whole.contains(p));
+            begun.insert(stage, parts.collect());
+            committed.insert(stage, whole);
         }
-        Ok(Present { committed, partitions: plan.partitioning.partitions()? })
+        Ok(Present { committed, begun, partitions: plan.partitioning.partitions()? })
     }
 
     pub fn of(&self, stage: Stage) -> impl Iterator<Item = u32> + '_ {
@@ -33,6 +39,11 @@ impl Present {
 
     pub fn has(&self, stage: Stage, partition: u32) -> bool {
         self.committed.get(&stage).is_some_and(|committed| committed.contains(&partition))
+    }
+
+    /// Partitions at work that have committed chunks.
+    pub fn begun(&self) -> impl Iterator<Item = (Stage, u32)> + '_ {
+        self.begun.iter().flat_map(|(stage, begun)| begun.iter().map(|partition| (*stage, *partition)))
     }
 
     /// Whether something that is committed was made from this partition.
@@ -98,6 +109,9 @@ impl<'a> Inspector<'a> {
             Ok(value) => Ok(Some(value)),
             Err(Error::Damaged { problem, .. } | Error::Format { problem, .. }) => {
                 self.report(stage, partition, Some(object), problem);
+                if let (true, Some(finding)) = (can_be_mended(stage, partition, object), self.findings.last_mut()) {
+                    finding.advice = format!("`run --repair` makes the same bytes again; if it says that it cannot, {}", finding.advice);
+                }
                 Ok(None)
             }
             Err(e) => Err(e),
@@ -205,12 +219,26 @@ impl<'a> Inspector<'a> {
         Ok(())
     }
 
+    /// The committed chunks of a partition at work.
+    pub async fn check_chunks(&mut self, stage: Stage, partition: u32) -> Result<()> {
+        let dir = self.plan.dir(stage);
+        let chain = commit::chunk_chain(self.store, &dir, partition).await;
+        for chunk in self.judge(stage, Some(partition), &dir.chunks(partition), chain)?.unwrap_or_default() {
+            if !chunk.counts.balanced() {
+                let key = dir.chunk(partition, chunk.start);
+                self.report(stage, Some(partition), Some(&key), "expected is not output + rejected + quarantined".to_string());
+            }
+            self.check_objects(&chunk, &[]).await?;
+        }
+        Ok(())
+    }
+
     async fn check_object(&mut self, stage: Stage, partition: Option<u32>, object: &DataObject) -> Result<()> {
         self.count(object);
         let result = if self.quick {
-            fetch::check_length(self.store, object).await
+            stored::check_length(self.store, object).await
         } else {
-            fetch::stream(self.store, object, &mut std::io::sink()).await
+            stored::stream(self.store, object, &mut std::io::sink()).await
         };
         self.judge(stage, partition, &object.key, result).map(drop)
     }
@@ -286,6 +314,12 @@ fn chain_problems(manifest: &PartitionManifest) -> Vec<String> {
         problems.push(format!("its chunks end at record {next} of {}", manifest.records));
     }
     problems
+}
+
+/// Whether a worker can make the object again from what the partition was made of.
+pub(crate) fn can_be_mended(stage: Stage, partition: Option<u32>, object: &str) -> bool {
+    let made_by = StageDir::maker_of(object).filter(|(maker, _)| Stage::RUN.contains(maker));
+    partition.is_some() && (stage == Stage::Shards || made_by == partition.map(|partition| (stage, partition)))
 }
 
 /// How to get whole again. Everything but the corpus can be made anew, with the same bytes.

@@ -21,7 +21,7 @@ use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::records::Verdict;
 use ip2p_pipeline::store::Store;
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 /// Partitions and shards checked at the same time; each holds about one chunk's table in memory.
@@ -88,6 +88,12 @@ impl Audit {
     pub fn is_sound(&self) -> bool {
         self.findings.is_empty()
     }
+
+    /// Committed partitions with damaged objects, which workers can make again.
+    pub fn mendable(&self) -> BTreeSet<(Stage, u32)> {
+        let mendable = |f: &&Finding| f.object.as_ref().is_some_and(|object| inspect::can_be_mended(f.stage, f.partition, object));
+        self.findings.iter().filter(mendable).filter_map(|f| Some((f.stage, f.partition?))).collect()
+    }
 }
 
 /// A multiset of verdicts in constant memory: two are the same exactly when all fields agree (up to a collision
@@ -145,6 +151,9 @@ pub async fn audit(store: &Store, plan: &Plan, quick: bool) -> Result<Audit> {
         verdicts.join(&result.verdicts);
         all.join(result.inspector);
     }
+    for (stage, partition) in present.begun() {
+        all.check_chunks(stage, partition).await?;
+    }
     // Sums over damaged partitions would only repeat what is already reported.
     let expected = (all.findings.is_empty() && present.complete(Stage::Filter)).then_some(verdicts);
     let shards = dataset::check(&mut all, expected, &present).await?;
@@ -167,7 +176,8 @@ impl fmt::Display for Audit {
             write!(f, "\n{finding}")?;
         }
         match self.findings.len() {
-            0 => writeln!(f, "result   sound: every record is accounted for"),
+            0 if self.unfinished.is_empty() => writeln!(f, "result   sound: every record is accounted for"),
+            0 => writeln!(f, "result   sound so far: the run is not finished"),
             n => writeln!(f, "\nresult   {} found", if n == 1 { "1 problem".to_string() } else { format!("{} problems", count(n as u64)) }),
         }
     }

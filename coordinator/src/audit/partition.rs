@@ -107,11 +107,15 @@ impl Check<'_> {
         }
     }
 
-    /// A later stage's records are the triplets.
+    /// A later stage's records are the triplets, or their batches.
     fn same_triplets(&mut self, prompts: &PartitionManifest, later: &PartitionManifest) {
-        let samples = u64::from(self.inspector.plan.spec.stages.pairs.samples);
+        let pairs = &self.inspector.plan.spec.stages.pairs;
+        let (samples, batches) = (u64::from(pairs.samples), u64::from(pairs.batches()));
         let triplets = prompts.counts().output;
-        self.equal(later.stage, "triplets of the partition", later.records, triplets);
+        match later.stage {
+            Stage::Pairs => self.equal(later.stage, "batches of the partition", later.records, triplets * batches),
+            _ => self.equal(later.stage, "triplets of the partition", later.records, triplets),
+        }
         self.equal(later.stage, "candidates accounted for", later.counts().expected, triplets * samples);
     }
 
@@ -126,7 +130,7 @@ impl Check<'_> {
                 self.equal(Stage::Pairs, &rows_of(chunk, role::CANDIDATES), candidates.len() as u64, chunk.counts.expected);
                 self.equal(Stage::Pairs, &rows_of(chunk, "candidates with an error"), failed, chunk.counts.quarantined);
                 if let Some(triplets) = triplets {
-                    self.draws(triplets.get(chunk.start as usize..chunk.end as usize).unwrap_or_default(), candidates);
+                    self.draws(triplets, chunk, candidates);
                 }
             }
             all = all.zip(candidates).map(|(mut all, mut candidates)| {
@@ -139,11 +143,13 @@ impl Check<'_> {
 
     /// Every candidate is the plan's draw: each sample of each triplet once, in order, with its seed, threshold and
     /// guidance.
-    fn draws(&mut self, triplets: &[Triplet], candidates: &[ScoredCandidate]) {
+    fn draws(&mut self, triplets: &[Triplet], chunk: &ChunkManifest, candidates: &[ScoredCandidate]) {
         let spec = &self.inspector.plan.spec;
-        let samples = spec.stages.pairs.samples;
-        let planned = triplets.iter().flat_map(|triplet| (0..samples).map(|sample| (triplet.id, sample)));
-        let mut pairs = planned.zip(candidates);
+        let pairs = &spec.stages.pairs;
+        let (first, after) = (pairs.candidates_before(chunk.start), pairs.candidates_before(chunk.end));
+        self.equal(Stage::Pairs, &rows_of(chunk, "planned candidates"), candidates.len() as u64, after.saturating_sub(first));
+        let planned = triplets.iter().flat_map(|triplet| (0..pairs.samples).map(|sample| (triplet.id, sample)));
+        let mut pairs = planned.skip(first as usize).zip(candidates);
         let wrong = pairs.find(|((id, sample), found)| Candidate::draw(spec.seed, *id, *sample, &spec.stages.pairs) != found.candidate);
         if let Some(((id, sample), found)) = wrong {
             let found = &found.candidate;

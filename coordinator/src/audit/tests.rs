@@ -60,8 +60,26 @@ async fn what_is_not_done_yet_is_no_damage() {
     fixture.store.delete(&fixture.plan.dir(Stage::Filter).manifest(1)).await.unwrap();
     let audit = audit(&fixture.store, &fixture.plan, false).await.unwrap();
     assert!(audit.is_sound(), "{audit}");
+    assert!(audit.to_string().contains("sound so far: the run is not finished"), "{audit}");
     let unfinished: Vec<_> = audit.unfinished.iter().map(|u| (u.stage, u.committed, u.of)).collect();
     assert_eq!(unfinished, [(Stage::Filter, 1, Some(2)), (Stage::Index, 0, Some(1)), (Stage::Shards, 0, None)]);
+}
+
+#[tokio::test]
+async fn committed_chunks_of_a_partition_at_work_are_read_too() {
+    let fixture = Fixture::finished().await;
+    let candidates = object(&fixture, Stage::Pairs, 0, "candidates").await;
+    for dir in [Stage::Pairs, Stage::Filter].map(|stage| fixture.plan.dir(stage)) {
+        fixture.store.delete(&dir.manifest(0)).await.unwrap();
+    }
+    for stage in [Stage::Index, Stage::Shards] {
+        for manifest in fixture.store.list(&fixture.plan.dir(stage).manifests()).await.unwrap() {
+            fixture.store.delete(&manifest.0).await.unwrap();
+        }
+    }
+    assert_eq!(findings(&fixture).await, []);
+    fixture.store.put(&candidates, Bytes::from_static(b"short")).await.unwrap();
+    expect(&fixture, Stage::Pairs, Some(0), "it has 5 bytes").await;
 }
 
 #[tokio::test]
@@ -79,8 +97,10 @@ async fn objects_missing_short_or_altered_are_named() {
     expect(&fixture, Stage::Pairs, Some(0), "missing").await;
     expect(&fixture, Stage::Pairs, Some(1), "it has 5 bytes").await;
     expect(&fixture, Stage::Shards, Some(1), "checksum").await;
-    let named: Vec<_> = findings(&fixture).await.into_iter().filter_map(|finding| finding.object).collect();
+    let full = audit(store, &fixture.plan, false).await.unwrap();
+    let named: Vec<_> = full.findings.iter().filter_map(|finding| finding.object.clone()).collect();
     assert_eq!(named, [images, candidates, shard]);
+    assert_eq!(full.mendable(), [(Stage::Pairs, 0), (Stage::Pairs, 1), (Stage::Shards, 1)].into());
     let quick = audit(store, &fixture.plan, true).await.unwrap();
     assert_eq!(quick.findings.len(), 2, "quick does not read bytes: {quick}");
 }
@@ -91,6 +111,7 @@ async fn missing_and_unreadable_manifests_are_found() {
     fixture.store.delete(&fixture.plan.dir(Stage::Prompts).manifest(0)).await.unwrap();
     fixture.store.put(&fixture.plan.dir(Stage::Filter).manifest(1), Bytes::from_static(b"{")).await.unwrap();
     expect(&fixture, Stage::Prompts, Some(0), "missing, but later stages").await;
+    assert!(audit(&fixture.store, &fixture.plan, false).await.unwrap().mendable().is_empty(), "nothing can make a manifest again");
     expect(&fixture, Stage::Filter, Some(1), "not a manifest").await;
 }
 
@@ -263,6 +284,6 @@ async fn the_text_names_stage_partition_object_and_remedy() {
     let images = object(&fixture, Stage::Pairs, 0, "images").await;
     fixture.store.delete(&images).await.unwrap();
     let text = audit(&fixture.store, &fixture.plan, false).await.unwrap().to_string();
-    assert!(text.contains(&format!("problem  pairs partition 0, object {images}: it is missing\n  to do  delete pairs/")), "{text}");
+    assert!(text.contains(&format!("problem  pairs partition 0, object {images}: it is missing\n  to do  `run --repair` makes")), "{text}");
     assert!(text.contains("1 problem found"), "{text}");
 }

@@ -6,6 +6,7 @@ mod read;
 mod run;
 
 use clap::{Args, Parser, Subcommand};
+use ip2p_pipeline::error;
 use ip2p_pipeline::spec::Spec;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -122,6 +123,9 @@ struct RunArgs {
     /// No progress bars, only lines
     #[arg(long)]
     no_progress: bool,
+    /// Read everything first, as `audit` does, and make damaged objects again
+    #[arg(long)]
+    repair: bool,
 }
 
 /// A run: by its pipeline file, or by the URL of its folder.
@@ -170,11 +174,13 @@ impl Exit {
     }
 }
 
-/// The store may come back; all else needs the user.
+/// A store may come back; all else needs the user.
 impl From<ip2p_pipeline::Error> for Exit {
     fn from(error: ip2p_pipeline::Error) -> Self {
-        match error {
-            ip2p_pipeline::Error::Store { .. } => Exit::resumable(error.to_string()),
+        match &error {
+            ip2p_pipeline::Error::Store { action, source, .. } if *action != "open" && !error::needs_the_user(source) => {
+                Exit::resumable(error.to_string())
+            }
             _ => Exit::bad_input(error.to_string()),
         }
     }

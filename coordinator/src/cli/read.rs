@@ -92,7 +92,13 @@ async fn draw_again(plan: &Plan, explanation: &Explanation, folder: &Path) -> Re
         std::fs::write(&file, image).map_err(cannot)?;
         say(format_args!("drew {}\n", file.display()))?;
     }
-    Ok(())
+    match &row.images {
+        None => say("stored   nothing to compare with: the run keeps no images of this pair\n"),
+        Some(stored) if stored.iter().zip(&images).all(|(stored, drawn)| stored.describes(drawn)) => say("stored   the same bytes\n"),
+        Some(_) => Err(Exit::bad_input(
+            "the stored images are others: another kind of device, precision or version drew them; the pictures should look alike",
+        )),
+    }
 }
 
 #[cfg(not(feature = "worker"))]

@@ -2,6 +2,7 @@
 
 use super::cluster::{self, Claimed};
 use super::{Exit, LogArgs, PipelineArgs, RunArgs, say};
+use crate::audit;
 use crate::digest::Digests;
 use crate::door::Door;
 use crate::driver::{Driver, View};
@@ -14,9 +15,12 @@ use crate::scheduler::{Ending, Policy, Scheduler, Stop};
 use crate::summary::Summary;
 use crate::term::Term;
 use crate::text::command;
+use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::Counts;
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::spec::{Launcher, Spec};
+use ip2p_pipeline::store::Store;
+use std::collections::BTreeSet;
 use std::env::VarError;
 use std::io::{ErrorKind, IsTerminal};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -51,7 +55,11 @@ pub(super) async fn run(args: RunArgs, log: LogArgs) -> Result<(), Exit> {
     let result = run_spec(spec, &args, &log, view, &progress, started).await;
     progress.finish();
     let (summary, ending) = result?;
-    say(&summary)?;
+    // Of a run that could not begin there is nothing to sum up.
+    let begun = summary.stages.iter().any(|stage| stage.committed > 0);
+    if begun || !matches!(ending, Ending::Stopped(Stop::BadInput(_))) {
+        say(&summary)?;
+    }
     verdict(&args, max_quarantined, &summary, ending)
 }
 
@@ -118,7 +126,10 @@ async fn run_spec(
 ) -> Result<(Summary, Ending), Exit> {
     let tls = spec.run.tls.as_ref().map(crate::tls::server).transpose().map_err(Exit::bad_input)?;
     let Prepared { store, plan, corpus } = prepare::prepare(spec).await?;
-    if let Some(summary) = finish::finished_summary(&store, &plan).await? {
+    let damaged = if args.repair { damaged(&store, &plan, progress).await? } else { BTreeSet::new() };
+    if damaged.is_empty()
+        && let Some(summary) = finish::finished_summary(&store, &plan).await?
+    {
         return Ok((summary, Ending::Complete));
     }
     let address = &plan.spec.run.listen;
@@ -145,7 +156,8 @@ async fn run_spec(
     if let Some(newer) = term.lost().await {
         return Err(Exit::resumable(Stop::TakenOver(newer).to_string()));
     }
-    let scheduler = Scheduler::new(policy(&plan), term.number, recovered);
+    let mut scheduler = Scheduler::new(policy(&plan), term.number, recovered);
+    damaged.into_iter().for_each(|(stage, partition)| scheduler.reopen(stage, partition));
     let workers = match claimed {
         Some(claimed) => Some(Claimed::start(claimed, term.number, store.clone())),
         None => launch(&plan, log, inner_address.unwrap_or(address), &token, progress),
@@ -170,10 +182,30 @@ async fn run_spec(
     let summary = summary.map_err(|e| unfinished(&args.pipeline, e))?;
     // A worker that loses the server before it knows that the run is over takes it for a failure.
     let _ = farewell.await;
+    if ending == Ending::Complete {
+        finish::tidy(&store, &plan)?;
+    }
     drop(stop_server);
     // Connections end by themselves when their workers leave; a worker that hangs is not waited for.
     let _ = tokio::time::timeout(GOODBYE, futures::future::join_all(servers)).await;
     Ok((summary, ending))
+}
+
+/// Partitions that have to make objects again.
+async fn damaged(store: &Store, plan: &Plan, progress: &Progress) -> Result<BTreeSet<(Stage, u32)>, Exit> {
+    let audit = audit::audit(store, plan, false).await?;
+    let damaged = audit.mendable();
+    let names: Vec<String> = damaged.iter().map(|(stage, partition)| format!("{stage} {partition}")).collect();
+    progress.say(&match names.len() {
+        0 => "no object is damaged".to_string(),
+        n => format!("{n} partitions make damaged objects again: {}", names.join(", ")),
+    });
+    let others = audit.findings.iter().filter(|f| f.partition.is_none_or(|partition| !damaged.contains(&(f.stage, partition))));
+    match others.count() {
+        0 => {}
+        n => progress.say(&format!("{n} other problems cannot be repaired so: `audit` says what to do")),
+    }
+    Ok(damaged)
 }
 
 fn cannot_listen(address: &str, error: &std::io::Error) -> Exit {

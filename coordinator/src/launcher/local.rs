@@ -6,7 +6,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 /// Failures in a row within [`SHORT_LIFE`] of a start before a slot is given up. A process that was killed from
@@ -31,18 +31,26 @@ pub struct WorkerCommand {
 /// A number of slots, each with one live process that is started again when it dies.
 pub struct LocalWorkers {
     observed: mpsc::Receiver<Observed>,
+    stop: watch::Sender<bool>,
     // Dropping the set aborts the slots, and with them their children (`kill_on_drop`).
-    _slots: JoinSet<()>,
+    slots: JoinSet<()>,
 }
 
 impl LocalWorkers {
     pub fn start(command: WorkerCommand, slots: u32, log: impl Fn(&str) + Clone + Send + Sync + 'static) -> Self {
         let (send, observed) = mpsc::channel(64);
+        let (stop, stopped) = watch::channel(false);
         let mut set = JoinSet::new();
         for slot in 0..slots {
-            set.spawn(keep_alive(slot, command.clone(), send.clone(), log.clone()));
+            set.spawn(keep_alive(slot, command.clone(), send.clone(), stopped.clone(), log.clone()));
         }
-        LocalWorkers { observed, _slots: set }
+        LocalWorkers { observed, stop, slots: set }
+    }
+
+    /// Ends the processes, and waits until they have ended: nothing of them writes any more.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        self.slots.join_all().await;
     }
 }
 
@@ -63,18 +71,26 @@ impl Launcher for LocalWorkers {
         true
     }
 
-    /// Dropping the slots ends their processes.
-    async fn stop(self: Box<Self>, _: Stopping) {}
+    /// Its processes end with us whoever comes after.
+    async fn stop(self: Box<Self>, _: Stopping) {
+        LocalWorkers::stop(*self).await;
+    }
 }
 
 /// Keeps one slot filled until its process leaves by itself or keeps dying.
-async fn keep_alive(slot: u32, command: WorkerCommand, observed: mpsc::Sender<Observed>, log: impl Fn(&str) + Sync) {
+async fn keep_alive(
+    slot: u32,
+    command: WorkerCommand,
+    observed: mpsc::Sender<Observed>,
+    mut stopped: watch::Receiver<bool>,
+    log: impl Fn(&str) + Sync,
+) {
     let mut short_lives = 0;
     for start in 0u32.. {
         let worker = format!("local-{slot}.{start}");
         let born = Instant::now();
         let ended = match spawn(&command, &worker) {
-            Ok(child) => supervise(child, &log).await,
+            Ok(child) => supervise(child, &mut stopped, &log).await,
             Err(e) => Err(e),
         };
         let (code, why) = match ended {
@@ -82,6 +98,9 @@ async fn keep_alive(slot: u32, command: WorkerCommand, observed: mpsc::Sender<Ob
             Ok(status) => (status.code(), format!("its process ended: {status}")),
             Err(e) => (Some(BAD_CONFIGURATION), format!("its process could not be run: {e}")),
         };
+        if *stopped.borrow() {
+            return;
+        }
         let failed = code.is_some();
         short_lives = if failed && born.elapsed() < SHORT_LIFE { short_lives + 1 } else { 0 };
         if observed.send(Observed::Exited { worker, why }).await.is_err() || short_lives >= SHORT_LIVES || code == Some(BAD_CONFIGURATION) {
@@ -108,9 +127,19 @@ fn spawn(command: &WorkerCommand, worker: &str) -> std::io::Result<Child> {
         .spawn()
 }
 
-/// Forwards what the process logs until it ends.
-async fn supervise(mut child: Child, log: &(impl Fn(&str) + Sync)) -> std::io::Result<ExitStatus> {
+/// Forwards what the process logs until it ends or has to.
+async fn supervise(mut child: Child, stopped: &mut watch::Receiver<bool>, log: &(impl Fn(&str) + Sync)) -> std::io::Result<ExitStatus> {
     let _lifeline = child.stdin.take();
+    tokio::select! {
+        biased;
+        logged = forward(&mut child, log) => logged?,
+        // An error means that nobody can stop it later: it ends now.
+        () = async { drop(stopped.wait_for(|stopped| *stopped).await) } => child.start_kill()?,
+    }
+    child.wait().await
+}
+
+async fn forward(child: &mut Child, log: &(impl Fn(&str) + Sync)) -> std::io::Result<()> {
     if let Some(stderr) = child.stderr.take() {
         let mut stderr = BufReader::new(stderr);
         let mut line = Vec::new();
@@ -120,5 +149,5 @@ async fn supervise(mut child: Child, log: &(impl Fn(&str) + Sync)) -> std::io::R
             line.clear();
         }
     }
-    child.wait().await
+    Ok(())
 }

@@ -24,6 +24,8 @@ pub enum Observed {
 /// What becomes of workers when a coordinator ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopping {
+    /// All work is done, and they have been told.
+    Done,
     /// Nobody needs them any more.
     Remove,
     /// Another coordinator has them.
@@ -39,6 +41,6 @@ pub trait Launcher: Send {
     async fn next(&mut self) -> Observed;
     /// Whether its workers end with this process, so that none needs to be told.
     fn ends_with_us(&self) -> bool;
-    /// Starts nothing more, and removes what it started or leaves it.
+    /// Starts nothing more, and lets what it started end, removes it or leaves it.
     async fn stop(self: Box<Self>, stopping: Stopping);
 }

@@ -4,7 +4,6 @@ mod rate;
 mod words;
 
 use crate::driver::View;
-use crate::text::printable;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rate::Meter;
 use std::collections::BTreeMap;
@@ -138,8 +137,8 @@ struct Painter {
     meters: Vec<Meter>,
     stages: Vec<ProgressBar>,
     workers: BTreeMap<String, ProgressBar>,
-    /// Why the run stops, below the workers.
-    stopping: Option<ProgressBar>,
+    /// Why the run stops or waits, below the workers.
+    trouble: Option<ProgressBar>,
     plain: Plain,
     closed: bool,
 }
@@ -148,7 +147,7 @@ struct Painter {
 #[derive(Default)]
 struct Plain {
     due: Duration,
-    shown: Vec<(u32, u64)>,
+    shown: (Vec<(u32, u64)>, Option<String>),
     pending: Option<String>,
 }
 
@@ -161,7 +160,7 @@ impl Painter {
             meters: Vec::new(),
             stages: Vec::new(),
             workers: BTreeMap::new(),
-            stopping: None,
+            trouble: None,
             plain: Plain::default(),
             closed: false,
         }
@@ -203,9 +202,9 @@ impl Painter {
             let bar = self.workers.entry(worker.name.clone()).or_insert_with(|| self.lines.bars.add(text_bar()));
             bar.set_message(words::worker_line(worker));
         }
-        if let Some(why) = &view.stopping {
-            let bar = self.stopping.get_or_insert_with(|| self.lines.bars.add(text_bar()));
-            bar.set_message(format!("stopping: {}", printable(why)));
+        match words::trouble(view) {
+            Some(text) => self.trouble.get_or_insert_with(|| self.lines.bars.add(text_bar())).set_message(text),
+            None => self.trouble.take().iter().for_each(|bar| self.lines.bars.remove(bar)),
         }
     }
 
@@ -219,7 +218,7 @@ impl Painter {
     fn close(&mut self) {
         self.closed = true;
         let workers = std::mem::take(&mut self.workers);
-        for bar in self.stages.drain(..).chain(workers.into_values()).chain(self.stopping.take()) {
+        for bar in self.stages.drain(..).chain(workers.into_values()).chain(self.trouble.take()) {
             bar.finish_and_clear();
             self.lines.bars.remove(&bar);
         }
@@ -229,7 +228,8 @@ impl Painter {
 impl Plain {
     /// The line to write now, if something changed since the last one and that was long enough ago.
     fn next(&mut self, view: &View, meters: &[Meter], now: Duration) -> Option<String> {
-        let picture: Vec<(u32, u64)> = view.stages.iter().map(|stage| (stage.committed, words::units_done(stage))).collect();
+        let done = view.stages.iter().map(|stage| (stage.committed, words::units_done(stage)));
+        let picture = (done.collect(), words::trouble(view));
         if picture != self.shown {
             self.shown = picture;
             self.pending = Some(words::plain_line(view, meters));
@@ -289,6 +289,9 @@ mod tests {
         assert!(!at(3, 62));
         assert!(at(3, 67), "the change at 62 s was held back, not forgotten");
         assert!(!at(3, 80));
+        let deserted = View { deserted: Some("w left: no heartbeat for 30 s".to_string()), ..view(3) };
+        let line = plain.next(&deserted, &[Meter::default()], Duration::from_secs(90)).unwrap();
+        assert!(line.ends_with("| waiting for workers: w left: no heartbeat for 30 s"), "{line}");
     }
 
     #[tokio::test]

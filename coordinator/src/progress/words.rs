@@ -69,12 +69,19 @@ pub(super) fn worker_line(worker: &WorkerView) -> String {
 pub(super) fn plain_line(view: &View, meters: &[Meter]) -> String {
     let begun = view.stages.iter().zip(meters).filter(|(stage, _)| partitions_done(stage) > 0.0);
     let mut parts: Vec<String> = begun.map(|(stage, meter)| format!("{} {}", stage.stage, stage_line(stage, meter))).collect();
-    parts.push(match view.workers.len() {
-        1 => "1 worker".to_string(),
-        n => format!("{n} workers"),
-    });
-    parts.extend(view.stopping.as_ref().map(|why| format!("stopping: {}", printable(why))));
+    match view.workers.len() {
+        0 => {}
+        1 => parts.push("1 worker".to_string()),
+        n => parts.push(format!("{n} workers")),
+    }
+    parts.extend(trouble(view));
     parts.join(" | ")
+}
+
+/// Why the run stops, or what it waits for.
+pub(super) fn trouble(view: &View) -> Option<String> {
+    let stopping = view.stopping.as_ref().map(|why| format!("stopping: {}", printable(why)));
+    stopping.or_else(|| view.deserted.as_ref().map(|why| format!("waiting for workers: {}", printable(why))))
 }
 
 #[cfg(test)]
@@ -113,9 +120,11 @@ mod tests {
     #[test]
     fn the_plain_line_has_what_has_begun() {
         let waiting = StageView { in_progress: 0.0, ..stage(Stage::Index, 0, 1) };
-        let view =
-            View { stages: vec![stage(Stage::Pairs, 5, 12), waiting], workers: Vec::new(), stopping: Some("interrupted".to_string()) };
-        let line = plain_line(&view, &[Meter::default(), Meter::default()]);
-        assert_eq!(line, "pairs 5/12  kept 25%  2 in quarantine | 0 workers | stopping: interrupted");
+        let mut view = View { stages: vec![stage(Stage::Pairs, 5, 12), waiting], ..View::default() };
+        view.deserted = Some("none has registered yet".to_string());
+        let line = |view: &View| plain_line(view, &[Meter::default(), Meter::default()]);
+        assert_eq!(line(&view), "pairs 5/12  kept 25%  2 in quarantine | waiting for workers: none has registered yet");
+        view.stopping = Some("interrupted".to_string());
+        assert_eq!(line(&view), "pairs 5/12  kept 25%  2 in quarantine | stopping: interrupted");
     }
 }

@@ -55,6 +55,15 @@ pub(super) fn verdicts(summary: &Summary) -> String {
     text
 }
 
+/// Rows of the corpus without a caption for the run, by reason, the most frequent first; empty when every row had one.
+pub(super) fn rows_left_out(summary: &Summary) -> String {
+    let mut reasons: Vec<(&String, u64)> = summary.skipped.iter().map(|(reason, skipped)| (reason, skipped.rows)).collect();
+    reasons.sort_by_key(|(_, rows)| std::cmp::Reverse(*rows));
+    let percent = |n: u64| 100.0 * n as f64 / summary.rows.max(1) as f64;
+    let value = |n: u64| format!("{} · {} of the rows", count(n), share(n, summary.rows));
+    reasons.iter().map(|(reason, n)| bar(&words(reason), percent(*n), &value(*n), "rejected")).collect()
+}
+
 /// Completions that gave no triplet, by reason; empty when all did.
 pub(super) fn rejected_completions(summary: &Summary) -> String {
     let counts = summary.funnel().prompts;

@@ -5,6 +5,7 @@ use super::html::{esc, words};
 use super::{ReportData, Shown};
 use crate::place::Place;
 use crate::quarantine::QuarantineError;
+use crate::summary::Loading;
 use crate::text::{count, duration, share};
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::records::Verdict;
@@ -80,9 +81,9 @@ fn figures(data: &ReportData) -> String {
 }
 
 fn charts_section(data: &ReportData) -> String {
-    let completions = charts::rejected_completions(&data.summary);
-    let completions =
-        if completions.is_empty() { String::new() } else { format!("<h3>Completions that gave no triplet</h3>\n{completions}\n") };
+    let under = |title: &str, bars: String| if bars.is_empty() { bars } else { format!("<h3>{title}</h3>\n{bars}\n") };
+    let left_out = under("Rows of the corpus that were left out", charts::rows_left_out(&data.summary));
+    let completions = under("Completions that gave no triplet", charts::rejected_completions(&data.summary));
     let sampled = (data.points.len() as u64) < data.scored;
     let note = if sampled {
         format!(" A sample of {} of {} candidates.", count(data.points.len() as u64), count(data.scored))
@@ -91,7 +92,7 @@ fn charts_section(data: &ReportData) -> String {
     };
     format!(
         "<section class=two>\n\
-         <div class=panel>\n<h2>From captions to pairs</h2>\n{}\n<p class=note>Lengths are logarithmic.</p>\n<h3>What became of the candidates</h3>\n{}\n{completions}</div>\n\
+         <div class=panel>\n<h2>From captions to pairs</h2>\n{}\n<p class=note>Lengths are logarithmic.</p>\n<h3>What became of the candidates</h3>\n{}\n{left_out}{completions}</div>\n\
          <div class=panel>\n<h2>What the filter sees</h2>\n{}\n<p class=note><i class=\"dot kept\"></i> kept <i class=\"dot rejected\"></i> rejected. \
          Dashed: the thresholds. A point right and above of both can still be rejected: by the similarity of image and text, or because better ones of its \
          triplet were enough.{note}</p>\n<h3>Work by stage</h3>\n{}\n</div>\n</section>\n",
@@ -183,17 +184,18 @@ fn loading_section(data: &ReportData) -> String {
     if data.summary.nothing_kept.is_some() {
         return String::new();
     }
-    let lines: String = data
-        .summary
-        .loading()
-        .iter()
-        .map(|(format, line)| format!("<dt>{}</dt><dd><code>{}</code></dd>\n", format.name(), esc(line)))
-        .collect();
+    let lines: String = data.summary.loading().iter().map(loading).collect();
     let place = Place::of(&data.summary.dataset).to_string();
     format!(
         "<section class=panel>\n<h2>Load it</h2>\n<p>The shards are in <code>{}</code></p>\n<dl class=lines>\n{lines}</dl>\n</section>\n",
         esc(&place)
     )
+}
+
+fn loading(Loading { format, line, remark }: &Loading) -> String {
+    let line = line.as_ref().map(|line| format!("<code>{}</code>", esc(line)));
+    let parts: Vec<String> = line.into_iter().chain(remark.as_ref().map(|remark| esc(remark).to_string())).collect();
+    format!("<dt>{}</dt><dd>{}</dd>\n", format.name(), parts.join("<br>"))
 }
 
 fn lineage_section(plan: &Plan) -> String {

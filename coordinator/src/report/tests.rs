@@ -30,6 +30,8 @@ async fn the_page_has_every_pair_of_a_small_run() {
     assert!(page.contains("clip sim dir 0.1000 is below clip direction 0.2"));
     assert!(page.contains("keep_rejected: true"));
     assert!(page.contains("<dt>1 pairs</dt><dd>the image is not finite</dd>"));
+    assert!(page.contains("that were left out") && page.contains("caption empty") && page.contains("1 · 17% of the rows"));
+    assert!(page.contains("reads JPEG only") && !page.contains("EditDataset("));
 }
 
 #[tokio::test]

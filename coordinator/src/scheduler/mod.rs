@@ -15,13 +15,16 @@ mod tests;
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::{Counts, SHARDS_FIGURE};
 use ip2p_pipeline::planted::{self, Defect};
-use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Progress, Scope};
+use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Parting, Progress, Scope};
 pub use partition::{Lease, PartitionState, Tries};
 pub use stage::{Recovered, StageState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::time::Duration;
+
+/// Failed attempts of one worker in a row, without a commit between, after which it is sent away if there are others.
+const STRIKES: u32 = 3;
 
 /// Moments are durations since the coordinator started, on its own clock.
 pub type Moment = Duration;
@@ -91,10 +94,8 @@ pub enum Event {
 pub enum Command {
     /// Answers a `WantsWork`.
     Grant { worker: WorkerName, assignment: Assignment },
-    /// Answers a `WantsWork`: there will be no more work.
-    Dismiss { worker: WorkerName, reason: String },
-    /// Answers a `WantsWork` of a worker for one partition, which failed too often.
-    GivenUp { worker: WorkerName, reason: String },
+    /// Answers a `WantsWork`: there will be no more work for this worker.
+    Dismiss { worker: WorkerName, parting: Parting, reason: String },
     /// Answers a `Beat`.
     Continue { worker: WorkerName, keep_lease: bool, drain: bool },
     /// Answers a `Reported`.
@@ -133,6 +134,12 @@ pub enum Notice {
         slow: Lease,
         assignment: Assignment,
         worker: WorkerName,
+    },
+    /// An attempt met a damaged object, which the partition `maker` of an earlier stage makes again.
+    Mending {
+        assignment: Assignment,
+        maker: (Stage, u32),
+        message: String,
     },
     /// An attempt ends because another has committed the partition; `units` of its work are for nothing.
     Outrun {
@@ -201,6 +208,8 @@ pub struct Worker {
     pub last_beat: Moment,
     pub holds: Option<Assignment>,
     pub progress: Option<Progress>,
+    /// Failed attempts since its last commit that may be its device's fault.
+    pub strikes: u32,
 }
 
 /// All state of a run in progress.
@@ -218,8 +227,19 @@ pub struct Scheduler {
     busy: usize,
     /// A worker asked for work: it had everything that it needs.
     proven: bool,
+    /// The worker that was lost or left last, and why.
+    last_left: Option<(WorkerName, String)>,
+    /// Committed partitions with damaged objects: how often they were given out again, and who waits for them.
+    mending: BTreeMap<(Stage, u32), Mending>,
     stop: Option<Stop>,
     finished: bool,
+}
+
+/// A committed partition whose objects were damaged.
+#[derive(Debug, Default)]
+struct Mending {
+    times: u32,
+    waiting: BTreeSet<(Stage, u32)>,
 }
 
 impl Scheduler {
@@ -234,6 +254,8 @@ impl Scheduler {
             idle: BTreeSet::new(),
             busy: 0,
             proven: false,
+            last_left: None,
+            mending: BTreeMap::new(),
             stop: None,
             finished: false,
         };
@@ -262,6 +284,15 @@ impl Scheduler {
         let numbered = (2u64..).map(|n| format!("{proposed}~{n}"));
         let mut names = std::iter::once(proposed.to_string()).chain(numbered);
         names.find(|name| !self.workers.contains_key(name)).unwrap_or_else(|| proposed.to_string())
+    }
+
+    /// Why there is no worker, while there is none: the run waits, and takes new ones when they come.
+    pub fn deserted(&self) -> Option<String> {
+        let why = match &self.last_left {
+            Some((worker, why)) => format!("the last one, {worker}, left: {why}"),
+            None => "none has registered yet".to_string(),
+        };
+        self.workers.is_empty().then_some(why)
     }
 
     pub fn stop_reason(&self) -> Option<&Stop> {
@@ -294,7 +325,7 @@ impl Scheduler {
         // A restarted process under the same name: whatever it held is gone.
         self.release(&worker, "the worker registered anew", now, commands);
         self.idle.remove(&worker);
-        self.workers.insert(worker, Worker { device, scope, last_beat: now, holds: None, progress: None });
+        self.workers.insert(worker, Worker { device, scope, last_beat: now, holds: None, progress: None, strikes: 0 });
     }
 
     fn wants_work(&mut self, worker: &WorkerName, now: Moment, commands: &mut Vec<Command>) {
@@ -304,6 +335,25 @@ impl Scheduler {
         if let Some(state) = self.workers.get_mut(worker) {
             state.last_beat = now;
             self.idle.insert(worker.clone());
+        }
+        self.send_away_if_sick(worker, now, commands);
+    }
+
+    /// A sick device fails at once and asks for more: alone it would use up the attempts of every partition. The last
+    /// worker stays, because then it is as likely the run that is sick.
+    fn send_away_if_sick(&mut self, worker: &WorkerName, now: Moment, commands: &mut Vec<Command>) {
+        if self.workers.len() > 1 && self.workers.get(worker).is_some_and(|state| state.strikes >= STRIKES) {
+            let reason = format!("{STRIKES} attempts in a row failed here and nothing was committed: its device may be sick");
+            self.left(worker, &reason, now, commands);
+            commands.push(Command::Dismiss { worker: worker.clone(), parting: Parting::Unfinished, reason });
+        }
+    }
+
+    fn strike(&mut self, worker: &WorkerName, outcome: &Result<Finished, Failure>) {
+        let Some(state) = self.workers.get_mut(worker) else { return };
+        match outcome {
+            Ok(_) => state.strikes = 0,
+            Err(failure) => state.strikes += u32::from(matches!(failure.cause, Cause::Resource | Cause::Bug)),
         }
     }
 
@@ -331,6 +381,7 @@ impl Scheduler {
         let current = self.workers.get(worker).is_some_and(|w| w.holds == Some(assignment));
         if current {
             self.set_idle(worker);
+            self.strike(worker, &outcome);
         }
         let known = self.stages[stage_number(assignment.stage)].knows(assignment.partition);
         let accepted = match outcome {
@@ -368,6 +419,10 @@ impl Scheduler {
             commands.push(Command::Notice(Notice::Outrun { worker: other.worker, assignment, units }));
         }
         self.open_after(number, partition);
+        let mended = self.mending.get_mut(&(assignment.stage, partition)).map(|mending| std::mem::take(&mut mending.waiting));
+        for (stage, partition) in mended.into_iter().flatten() {
+            self.stages[stage_number(stage)].unblock(partition);
+        }
         self.judge_quarantine();
         self.judge_kept();
     }
@@ -397,10 +452,35 @@ impl Scheduler {
         match failure.cause {
             Cause::BadInput => self.stop(Stop::BadInput(failure.message.clone())),
             Cause::StoreFull => self.stop(Stop::StoreFull(failure.message.clone())),
+            Cause::Damaged { stage, partition } => return self.mend(assignment, (stage, partition), failure, now, commands),
             Cause::Transient | Cause::Preempted | Cause::Resource | Cause::Bug => {}
         }
         let stage = &mut self.stages[stage_number(assignment.stage)];
         commands.push(Command::Notice(stage.fail(assignment, failure, now, &self.policy)));
+    }
+
+    /// An attempt met a damaged object: the partition that made it is given out again, and this one waits for it.
+    fn mend(&mut self, assignment: Assignment, maker: (Stage, u32), failure: Failure, now: Moment, commands: &mut Vec<Command>) {
+        let (here, there) = (stage_number(assignment.stage), stage_number(maker.0));
+        let times = self.mending.get(&maker).map_or(0, |mending| mending.times);
+        if there >= here || !self.stages[there].knows(maker.1) || times >= self.policy.attempts {
+            // A store that loses the same object again and again, or a worker that blames what cannot be.
+            let failure = Failure { cause: Cause::BadInput, message: failure.message };
+            return self.failed(assignment, failure, now, commands);
+        }
+        let mending = self.mending.entry(maker).or_default();
+        if self.stages[here].set_aside(assignment.partition, assignment.epoch) {
+            mending.waiting.insert((assignment.stage, assignment.partition));
+        }
+        if self.stages[there].reopen(maker.1) {
+            mending.times += 1;
+            commands.push(Command::Notice(Notice::Mending { assignment, maker, message: failure.message }));
+        }
+    }
+
+    /// Gives a committed partition out again, so that a worker makes its damaged objects whole.
+    pub fn reopen(&mut self, stage: Stage, partition: u32) {
+        self.stages[stage_number(stage)].reopen(partition);
     }
 
     /// While no worker has ever been ready, what one lacks is what the run lacks. Later it is that worker's alone.
@@ -414,7 +494,9 @@ impl Scheduler {
     fn left(&mut self, worker: &WorkerName, why: &str, now: Moment, commands: &mut Vec<Command>) {
         self.release(worker, why, now, commands);
         self.idle.remove(worker);
-        self.workers.remove(worker);
+        if self.workers.remove(worker).is_some() {
+            self.last_left = Some((worker.clone(), why.to_string()));
+        }
     }
 
     /// Takes back what a worker holds.
@@ -452,8 +534,8 @@ impl Scheduler {
     /// Gives ready partitions to waiting workers, the deepest stage first, so that results appear early. When nothing is
     /// ready, who waits tries again what takes too long elsewhere.
     fn grant(&mut self, now: Moment, commands: &mut Vec<Command>) {
-        if let Some(reason) = self.dismissal() {
-            let dismiss = |worker| Command::Dismiss { worker, reason: reason.clone() };
+        if let Some((parting, reason)) = self.dismissal() {
+            let dismiss = |worker| Command::Dismiss { worker, parting, reason: reason.clone() };
             commands.extend(std::mem::take(&mut self.idle).into_iter().map(dismiss));
             return;
         }
@@ -497,28 +579,21 @@ impl Scheduler {
 
     /// Tells a worker to leave whose own work is done, or will never be.
     fn farewell(&self, worker: &WorkerName, scope: &Scope) -> Option<Command> {
-        let (worker, reason) = (
-            worker.clone(),
-            match scope {
-                Scope::Any => return None,
-                Scope::Stages(_) if self.stages.iter().any(|stage| scope.covers(stage.stage()) && !stage.complete()) => return None,
-                Scope::Stages(_) => "its stages are complete".to_string(),
-                Scope::Partition { stage, partition } => match self.stages[stage_number(*stage)].state(*partition) {
-                    PartitionState::Committed => format!("{stage} partition {partition} is committed"),
-                    PartitionState::Failed { message } => {
-                        let reason = format!("{stage} partition {partition} failed too often: {message}");
-                        return Some(Command::GivenUp { worker: worker.clone(), reason });
-                    }
-                    PartitionState::Blocked
-                    | PartitionState::Ready { .. }
-                    | PartitionState::Waiting { .. }
-                    | PartitionState::Leased { .. } => {
-                        return None;
-                    }
-                },
+        let (parting, reason) = match scope {
+            Scope::Any => return None,
+            Scope::Stages(_) if self.stages.iter().any(|stage| scope.covers(stage.stage()) && !stage.complete()) => return None,
+            Scope::Stages(_) => (Parting::Done, "its stages are complete".to_string()),
+            Scope::Partition { stage, partition } => match self.stages[stage_number(*stage)].state(*partition) {
+                PartitionState::Committed => (Parting::Done, format!("{stage} partition {partition} is committed")),
+                PartitionState::Failed { message } => {
+                    (Parting::GivenUp, format!("{stage} partition {partition} failed too often: {message}"))
+                }
+                PartitionState::Blocked | PartitionState::Ready { .. } | PartitionState::Waiting { .. } | PartitionState::Leased { .. } => {
+                    return None;
+                }
             },
-        );
-        Some(Command::Dismiss { worker, reason })
+        };
+        Some(Command::Dismiss { worker: worker.clone(), parting, reason })
     }
 
     fn next_ready(&mut self, lease: &Lease, scope: &Scope) -> Option<Assignment> {
@@ -540,10 +615,10 @@ impl Scheduler {
         Some(assignment)
     }
 
-    fn dismissal(&self) -> Option<String> {
+    fn dismissal(&self) -> Option<(Parting, String)> {
         match &self.stop {
-            Some(stop) => Some(format!("the run stops: {stop}")),
-            None if self.complete() => Some("the run is complete".to_string()),
+            Some(stop) => Some((Parting::Unfinished, format!("the run stops: {stop}"))),
+            None if self.complete() => Some((Parting::Done, "the run is complete".to_string())),
             None => None,
         }
     }

@@ -28,6 +28,8 @@ pub struct StageState {
     ready: BTreeSet<u32>,
     /// Exactly the partitions in state `Waiting`, by time.
     waiting: BTreeSet<(Moment, u32)>,
+    /// Committed partitions that are given out once more, because an object of theirs is damaged: they are counted already.
+    reopened: BTreeSet<u32>,
     /// Exactly the partitions that one attempt alone works on, by the time it began.
     alone: BTreeSet<(Moment, u32)>,
     pace: Pace,
@@ -47,6 +49,7 @@ impl StageState {
             partitions: vec![PartitionState::Blocked; from.partitions as usize],
             ready: BTreeSet::new(),
             waiting: BTreeSet::new(),
+            reopened: BTreeSet::new(),
             alone: BTreeSet::new(),
             pace: Pace::default(),
             wasted_units: 0,
@@ -204,6 +207,26 @@ impl StageState {
         }
     }
 
+    /// Gives a committed partition out once more. False when it is not committed, so somebody is at it already.
+    pub(super) fn reopen(&mut self, partition: u32) -> bool {
+        let committed = *self.state(partition) == PartitionState::Committed;
+        if committed {
+            self.reopened.insert(partition);
+            self.set(partition, PartitionState::Ready { tries: Tries::default() });
+        }
+        committed
+    }
+
+    /// Ends an attempt that cannot go on before its input is mended. False when another attempt is still at work.
+    pub(super) fn set_aside(&mut self, partition: u32, epoch: u64) -> bool {
+        let PartitionState::Leased { tries, lease, rival } = self.state(partition).clone() else { return true };
+        match std::iter::once(lease).chain(rival).find(|lease| lease.epoch != epoch) {
+            Some(lease) => self.set(partition, PartitionState::Leased { tries, lease, rival: None }),
+            None => self.set(partition, PartitionState::Blocked),
+        }
+        *self.state(partition) == PartitionState::Blocked
+    }
+
     /// Leases the first ready partition.
     pub(super) fn lease_next(&mut self, lease: Lease) -> Option<Assignment> {
         self.lease(*self.ready.first()?, lease)
@@ -252,6 +275,9 @@ impl StageState {
 
     pub(super) fn commit(&mut self, partition: u32, finished: &Finished) {
         self.set(partition, PartitionState::Committed);
+        if self.reopened.remove(&partition) {
+            return;
+        }
         self.counts.add(&finished.counts);
         self.seconds += finished.seconds;
         for (name, value) in &finished.figures {

@@ -215,7 +215,7 @@ fn a_worker_gets_only_what_it_is_there_for() {
     let drawn = granted(&commands).unwrap();
     assert_eq!((drawn.stage, drawn.partition), (Stage::Pairs, 2), "{commands:?}");
     let reason = "prompts partition 2 is committed".to_string();
-    assert!(commands.contains(&Command::Dismiss { worker: "its replacement".to_string(), reason }), "{commands:?}");
+    assert!(commands.contains(&Command::Dismiss { worker: "its replacement".to_string(), parting: Parting::Done, reason }), "{commands:?}");
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn a_worker_for_one_partition_hears_that_it_was_given_up() {
     let _ = report(&mut s, "w", a, failure(Cause::Bug), secs(0));
     let commands = s.step(Event::WantsWork { worker: "w".to_string() }, secs(0));
     let reason = "prompts partition 1 failed too often: broken".to_string();
-    assert_eq!(commands, [Command::GivenUp { worker: "w".to_string(), reason }]);
+    assert_eq!(commands, [Command::Dismiss { worker: "w".to_string(), parting: Parting::GivenUp, reason }]);
 }
 
 #[test]
@@ -235,7 +235,10 @@ fn a_worker_leaves_when_its_stages_are_complete() {
     let a = granted(&join_for(&mut s, "w", Scope::Stages(vec![Stage::Prompts]))).unwrap();
     let _ = report(&mut s, "w", a, Ok(finished(Stage::Prompts)), secs(0));
     let commands = s.step(Event::WantsWork { worker: "w".to_string() }, secs(0));
-    assert_eq!(commands, [Command::Dismiss { worker: "w".to_string(), reason: "its stages are complete".to_string() }]);
+    assert_eq!(
+        commands,
+        [Command::Dismiss { worker: "w".to_string(), parting: Parting::Done, reason: "its stages are complete".to_string() }]
+    );
 }
 
 #[test]
@@ -257,7 +260,7 @@ fn a_drain_waits_for_what_is_held() {
     let commands = report(&mut s, "w", a, failure(Cause::Preempted), secs(3));
     assert!(commands.contains(&Command::Finish(Ending::Stopped(Stop::Interrupted))));
     let commands = s.step(Event::WantsWork { worker: "w".to_string() }, secs(3));
-    assert!(matches!(&commands[..], [Command::Dismiss { .. }]));
+    assert!(matches!(&commands[..], [Command::Dismiss { parting: Parting::Unfinished, .. }]));
 }
 
 #[test]
@@ -324,6 +327,103 @@ fn when_one_of_two_attempts_fails_the_other_goes_on() {
     let _ = s.step(Event::Left { worker: "slow".to_string(), why: "killed".to_string() }, secs(12));
     let _ = report(&mut s, "idle", third, Ok(finished(third.stage)), secs(13));
     assert!(s.stages()[0].complete());
+}
+
+#[test]
+fn a_worker_that_fails_again_and_again_is_sent_away_unless_it_is_the_last() {
+    let mut s = Scheduler::new(policy(), 1, fresh(9));
+    let fail = |s: &mut Scheduler, worker: &str| {
+        let mut commands = s.step(Event::WantsWork { worker: worker.to_string() }, secs(1));
+        if let Some(held) = granted(&commands) {
+            commands.extend(report(s, worker, held, failure(Cause::Resource), secs(1)));
+        }
+        commands
+    };
+    let dismissed = |commands: &[Command]| {
+        commands.iter().any(|c| matches!(c, Command::Dismiss { parting: Parting::Unfinished, reason, .. } if reason.contains("sick")))
+    };
+    let _ = s.step(Event::Joined { worker: "sick".to_string(), device: "cuda".to_string(), scope: Scope::Any }, secs(0));
+    for _ in 0..=STRIKES {
+        assert!(!dismissed(&fail(&mut s, "sick")), "there is no other");
+    }
+    let _ = join(&mut s, "sound", secs(1));
+    assert!(dismissed(&fail(&mut s, "sick")));
+    assert_eq!(s.workers().keys().collect::<Vec<_>>(), ["sound"]);
+    // A commit wipes the slate clean.
+    let _ = s.step(Event::Joined { worker: "lucky".to_string(), device: "cuda".to_string(), scope: Scope::Any }, secs(2));
+    for round in 0..3 * STRIKES {
+        let held = granted(&s.step(Event::WantsWork { worker: "lucky".to_string() }, secs(100 + 100 * u64::from(round)))).unwrap();
+        let outcome = if round % STRIKES == STRIKES - 1 { Ok(finished(held.stage)) } else { failure(Cause::Bug) };
+        let _ = report(&mut s, "lucky", held, outcome, secs(100 + 100 * u64::from(round)));
+        assert_eq!(s.workers()["lucky"].strikes, (round + 1) % STRIKES);
+    }
+}
+
+/// Commits `prompts` and `pairs`, and gives out `filter`.
+fn at_filter() -> (Scheduler, Assignment) {
+    let mut s = Scheduler::new(policy(), 1, fresh(1));
+    let mut held = granted(&join(&mut s, "w", secs(0))).unwrap();
+    while held.stage != Stage::Filter {
+        held = next(&mut s, held, Ok(finished(held.stage))).unwrap();
+    }
+    (s, held)
+}
+
+/// Reports, and asks for more.
+fn next(s: &mut Scheduler, held: Assignment, outcome: Result<Finished, Failure>) -> Option<Assignment> {
+    let _ = report(s, "w", held, outcome, secs(1));
+    granted(&s.step(Event::WantsWork { worker: "w".to_string() }, secs(1)))
+}
+
+fn damaged(stage: Stage) -> Result<Finished, Failure> {
+    failure(Cause::Damaged { stage, partition: 0 })
+}
+
+#[test]
+fn what_made_a_damaged_object_makes_it_again_before_its_reader_goes_on() {
+    let (mut s, filter) = at_filter();
+    let counts = s.stages()[0].counts().clone();
+    let pairs = next(&mut s, filter, damaged(Stage::Pairs)).unwrap();
+    assert_eq!((pairs.stage, pairs.partition), (Stage::Pairs, 0));
+    // Its own input is damaged too.
+    let prompts = next(&mut s, pairs, damaged(Stage::Prompts)).unwrap();
+    assert_eq!(prompts.stage, Stage::Prompts);
+    let pairs = next(&mut s, prompts, Ok(finished(Stage::Prompts))).unwrap();
+    assert_eq!(pairs.stage, Stage::Pairs);
+    let mut held = next(&mut s, pairs, Ok(finished(Stage::Pairs)));
+    assert_eq!(held.unwrap().stage, Stage::Filter);
+    while let Some(assignment) = held {
+        held = next(&mut s, assignment, Ok(finished(assignment.stage)));
+    }
+    assert!(s.complete());
+    assert_eq!(*s.stages()[0].counts(), counts, "a second commit is not counted");
+}
+
+#[test]
+fn an_object_that_is_damaged_again_and_again_stops_the_run() {
+    let (mut s, mut filter) = at_filter();
+    for _ in 0..policy().attempts {
+        let pairs = next(&mut s, filter, damaged(Stage::Pairs)).unwrap();
+        filter = next(&mut s, pairs, Ok(finished(Stage::Pairs))).unwrap();
+    }
+    assert_eq!(next(&mut s, filter, damaged(Stage::Pairs)), None);
+    assert_eq!(s.stop_reason(), Some(&Stop::BadInput("broken".to_string())));
+    // No worker can blame what comes later, or what is not there.
+    for blamed in [Cause::Damaged { stage: Stage::Shards, partition: 0 }, Cause::Damaged { stage: Stage::Pairs, partition: 9 }] {
+        let (mut s, filter) = at_filter();
+        assert_eq!(next(&mut s, filter, failure(blamed)), None);
+        assert!(matches!(s.stop_reason(), Some(Stop::BadInput(_))));
+    }
+}
+
+#[test]
+fn a_run_without_a_worker_says_why() {
+    let mut s = Scheduler::new(policy(), 1, fresh(1));
+    assert_eq!(s.deserted().unwrap(), "none has registered yet");
+    let _ = join(&mut s, "w", secs(0));
+    assert_eq!(s.deserted(), None);
+    let _ = s.step(Event::Tick, secs(31));
+    assert_eq!(s.deserted().unwrap(), "the last one, w, left: no heartbeat for 30 s");
 }
 
 #[test]
@@ -411,11 +511,7 @@ impl World {
                     assert!(!self.ended, "the end was announced twice");
                     self.ended = true;
                 }
-                Command::Dismiss { .. }
-                | Command::GivenUp { .. }
-                | Command::Continue { .. }
-                | Command::Acknowledge { .. }
-                | Command::Notice(_) => {}
+                Command::Dismiss { .. } | Command::Continue { .. } | Command::Acknowledge { .. } | Command::Notice(_) => {}
             }
         }
         let mut leased: BTreeMap<(Stage, u32), Vec<u64>> = BTreeMap::new();

@@ -1,7 +1,7 @@
 //! COCO captions: one JSON object with `images` and `annotations`, read element by element.
 
 use super::columns::Columns;
-use super::format::broken;
+use super::format::{after, broken};
 use super::intake::Intake;
 use super::jsonl::Picker;
 use super::meter::Meter;
@@ -27,8 +27,8 @@ pub(crate) fn read(input: impl Read, file: &str, columns: &Columns, intake: &mut
         (_, Some(End::Failed(error))) => return Err(error),
         (_, Some(End::Enough)) | (Ok(()), None) => {}
         (Err(e), None) => {
-            let place = walk.annotations.map_or(file.to_string(), |n| format!("{file}, after annotation {n}"));
-            return Err(broken(place, format!("not valid COCO JSON: {e}")));
+            let last = walk.annotations.filter(|n| *n > 0).map(|n| format!("annotation {n}"));
+            return Err(broken(after(file, last), format!("not valid COCO JSON: {e}")));
         }
     }
     if walk.annotations.is_none() {

@@ -1,7 +1,7 @@
 //! Comma- and tab-separated text, with or without a header row.
 
 use super::columns::Columns;
-use super::format::{Format, broken};
+use super::format::{Format, after, broken};
 use super::intake::Intake;
 use super::meter::Meter;
 use super::row::{ByField, Cell, Field, Row};
@@ -20,9 +20,11 @@ pub(crate) fn read(input: impl Read, format: Format, file: &str, columns: &Colum
     let mut record = ByteRecord::new();
     let mut layout: Option<Layout> = None;
     let mut behind = 0;
-    while rows.read_byte_record(&mut record).map_err(|e| unreadable(file, &record, behind, e))? {
+    let mut last = None;
+    while rows.read_byte_record(&mut record).map_err(|e| unreadable(file, last, behind, e))? {
         meter.allow_row();
         let line = behind + record.position().map_or(0, |position| position.line());
+        last = Some(line);
         let known = match &layout {
             Some(layout) => layout,
             None => {
@@ -68,7 +70,7 @@ impl Layout {
             (None, Some(url)) if cells.len() == 2 => 1 - url.min(1),
             _ => {
                 return Err(Error::invalid(format!(
-                    "{file} has no header and {} columns: say which one holds the captions, from 1, for example corpus.caption_column: \"1\"",
+                    "{file} has no header and {} columns: say which one holds the captions, from 1, for example --set corpus.caption_column=1",
                     cells.len()
                 )));
             }
@@ -108,15 +110,13 @@ fn lines_behind(first: &ByteRecord, after: u64) -> u64 {
     u64::from(first.position().is_some_and(|start| after == start.line() + inside))
 }
 
-fn unreadable(file: &str, last: &ByteRecord, behind: u64, error: csv::Error) -> Error {
+/// `last` is the line in which the last row begins that could be read.
+fn unreadable(file: &str, last: Option<u64>, behind: u64, error: csv::Error) -> Error {
     match error.kind() {
         ErrorKind::UnequalLengths { pos, expected_len, len } => {
             let line = behind + pos.as_ref().map_or(0, |pos| pos.line());
             broken(format!("{file}:{line}"), format!("this row has {len} columns, the first has {expected_len}"))
         }
-        _ => {
-            let line = last.position().map_or(1, |position| position.line());
-            broken(format!("{file}, after line {line}"), error)
-        }
+        _ => broken(after(file, last.map(|line| format!("the row of line {line}"))), error),
     }
 }

@@ -22,6 +22,19 @@ pub enum Format {
     Coco,
 }
 
+impl Format {
+    /// The name of the format, as its files are called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Jsonl => "JSONL",
+            Format::Parquet => "Parquet",
+            Format::Csv => "CSV",
+            Format::Tsv => "TSV",
+            Format::Coco => "COCO",
+        }
+    }
+}
+
 /// A file, ready to be read in its format.
 pub(crate) enum Input {
     Parquet(File),
@@ -45,7 +58,12 @@ pub(crate) fn open(name: &str, mut file: File, columns: &Columns) -> Result<Inpu
         _ => (Box::new(file), false),
     };
     let mut head = Vec::new();
-    text.by_ref().take(HEAD).read_to_end(&mut head).map_err(failed)?;
+    // A file that is cut off this early is still read as far as it goes, so that its last whole row can be named.
+    let read = text.by_ref().take(HEAD).read_to_end(&mut head);
+    let text: Box<dyn Read> = match read {
+        Ok(_) => text,
+        Err(e) => Box::new(Broken(e)),
+    };
     if compressed && head.starts_with(b"PAR1") {
         return Err(Error::invalid(format!("{name} is a compressed Parquet file. Decompress it: Parquet compresses its own pages")));
     }
@@ -54,6 +72,15 @@ pub(crate) fn open(name: &str, mut file: File, columns: &Columns) -> Result<Inpu
     }
     let format = sniff(name, &head, columns)?;
     Ok(Input::Text(format, Box::new(Cursor::new(head).chain(text))))
+}
+
+/// Text that cannot be read on.
+struct Broken(io::Error);
+
+impl Read for Broken {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::Error::new(self.0.kind(), self.0.to_string()))
+    }
 }
 
 /// A window of up to 128 MiB is what the zstd program unpacks without being asked for more.
@@ -66,6 +93,15 @@ fn unpack_zstd(file: File) -> io::Result<impl Read> {
 /// An error in the bytes of `place`, a file name with perhaps a line.
 pub(crate) fn broken(place: impl std::fmt::Display, problem: impl std::fmt::Display) -> Error {
     Error::invalid(format!("{place}: {problem}. The file may be cut off or damaged: copy it again, or correct the place"))
+}
+
+/// The place of what cannot be read, behind the last row that could: `row` says what the format calls it, for example
+/// `line 7`, and is `None` when there was none.
+pub(crate) fn after(file: &str, row: Option<impl std::fmt::Display>) -> String {
+    match row {
+        Some(row) => format!("{file}, after {row}"),
+        None => format!("{file}, before the end of its first row"),
+    }
 }
 
 /// The format by extension, or else by the first bytes of the text.

@@ -1,7 +1,7 @@
 //! JSON lines: one object per line. Blank lines are passed over.
 
 use super::columns::Columns;
-use super::format::broken;
+use super::format::{after, broken};
 use super::intake::Intake;
 use super::meter::{MAX_ROW, too_long};
 use super::object::{Object, Scalar};
@@ -13,9 +13,9 @@ use std::io::{self, BufRead, BufReader, Read};
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 pub(crate) fn read(input: impl Read, file: &str, columns: &Columns, intake: &mut Intake) -> Result<()> {
-    let mut lines = Lines { input: BufReader::new(input), line: Vec::new(), number: 0 };
+    let mut lines = Lines { input: BufReader::new(input), line: Vec::new(), number: 0, last: 0 };
     let mut picker = Picker::new(columns);
-    while lines.advance().map_err(|e| broken(format!("{file}:{}", lines.number), e))? {
+    while lines.advance().map_err(|e| broken(after(file, lines.whole()), e))? {
         let row = match std::str::from_utf8(lines.text()) {
             Ok(text) => parse(text, &mut picker).map_err(|problem| broken(format!("{file}:{}", lines.number), problem))?,
             Err(_) => invalid_utf8(),
@@ -32,6 +32,8 @@ struct Lines<R> {
     line: Vec<u8>,
     /// Number of `line`, from 1.
     number: u64,
+    /// Number of the last line that was read to its end and is not blank; 0 before the first.
+    last: u64,
 }
 
 impl<R: Read> Lines<R> {
@@ -48,9 +50,14 @@ impl<R: Read> Lines<R> {
                 return Err(too_long());
             }
             if !self.text().is_empty() {
+                self.last = self.number;
                 return Ok(true);
             }
         }
+    }
+
+    fn whole(&self) -> Option<String> {
+        (self.last > 0).then(|| format!("line {}", self.last))
     }
 
     /// The line without byte order mark and line end.

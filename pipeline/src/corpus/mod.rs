@@ -18,7 +18,7 @@
 mod coco;
 mod columns;
 mod csv;
-mod dedup;
+pub mod dedup;
 mod format;
 mod import;
 mod intake;

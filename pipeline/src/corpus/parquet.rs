@@ -1,7 +1,7 @@
 //! Parquet: only the text columns that are needed are read, batch by batch.
 
 use super::columns::Columns;
-use super::format::broken;
+use super::format::{after, broken};
 use super::intake::Intake;
 use super::row::{ByField, Cell, Field, Row};
 use crate::error::{Error, Result};
@@ -30,15 +30,18 @@ fn read_trusting(input: File, file: &str, columns: &Columns, intake: &mut Intake
     let wanted = |leaf| Field::ALL.into_iter().any(|field| found[field].as_ref().is_some_and(|column| column.index == leaf));
     pages::check(&pages, reader.metadata(), wanted).map_err(|problem| broken(file, problem))?;
     intake.columns(ByField::from_fn(|field| found[field].as_ref().map(|column| column.name.clone())));
-    let mut row = 0;
-    for group in 0..reader.num_row_groups() {
-        let failed = |e: ParquetError| broken(format!("{file}, row group {group}"), e);
-        let group = reader.get_row_group(group).map_err(failed)?;
-        let mut cells = Cells::open(group.as_ref(), &found).map_err(failed)?;
+    let mut row = 0u64;
+    for number in 0..reader.num_row_groups() {
+        let failed = |row: u64, e: ParquetError| {
+            let last = (row > 0).then(|| format!("row {row}"));
+            broken(format!("{}, in row group {number}", after(file, last)), e)
+        };
+        let group = reader.get_row_group(number).map_err(|e| failed(row, e))?;
+        let mut cells = Cells::open(group.as_ref(), &found).map_err(|e| failed(row, e))?;
         let mut left = usize::try_from(group.metadata().num_rows()).unwrap_or(0);
         while left > 0 {
             let n = left.min(BATCH);
-            for cells in cells.next(n).map_err(failed)? {
+            for cells in cells.next(n).map_err(|e| failed(row, e))? {
                 row += 1;
                 if intake.row(row, cells)?.is_break() {
                     return Ok(());

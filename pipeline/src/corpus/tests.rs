@@ -286,8 +286,8 @@ async fn broken_files_name_themselves_and_the_place() {
         ("a.jsonl", b"{\"caption\": \"a\"}\n{\"caption\": \"b\"\n", &["a.jsonl:2: not valid JSON", "column"]),
         ("a.jsonl", b"{\"caption\": \"a\"}\n[1]\n", &["a.jsonl:2: expected a JSON object"]),
         ("a.jsonl", b"{\"id\": 1, \"title\": \"a\"}\n", &["a.jsonl: no caption column", "`id`, `title`", "corpus.caption_column"]),
-        ("a.jsonl.gz", &zipped[..zipped.len() - 20], &["a.jsonl.gz", "cut off"]),
-        ("a.jsonl.zst", &cut[..cut.len() - 3], &["a.jsonl.zst", "cut off"]),
+        ("a.jsonl.gz", &zipped[..zipped.len() - 20], &["a.jsonl.gz, after line ", "cut off"]),
+        ("a.jsonl.zst", &cut[..cut.len() - 3], &["a.jsonl.zst, before the end of its first row", "cut off"]),
         ("a.jsonl", b"", &["no usable row among 0"]),
         ("a.jsonl", b"{\"caption\": \"\"}", &["no usable row among 1: caption_empty 1 (first a.jsonl:1)"]),
         ("a.csv", b"caption,url\na,b\nc\n", &["a.csv:3: this row has 1 columns, the first has 2"]),
@@ -309,6 +309,43 @@ async fn broken_files_name_themselves_and_the_place() {
     }
 }
 
+/// What a decoder gives before it fails.
+fn readable(mut decoder: impl std::io::Read) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    assert!(decoder.read_to_end(&mut bytes).is_err());
+    bytes
+}
+
+/// The text of `rows` rows that hardly compress, each one line.
+fn many_rows(rows: u64, row: impl Fn(&str) -> String) -> Vec<u8> {
+    (0..rows).map(|n| row(&blake3::hash(&n.to_le_bytes()).to_hex()) + "\n").collect::<String>().into_bytes()
+}
+
+#[tokio::test]
+async fn a_cut_compressed_file_names_its_last_whole_row() {
+    let jsonl = |rows| many_rows(rows, |text| format!("{{\"caption\": \"{text}\"}}"));
+    let csv = [b"caption,url\n".to_vec(), many_rows(9000, |text| format!("{text},"))].concat();
+    let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 3).unwrap();
+    // Cut within what is looked at to tell the format, and far behind it.
+    let cases: [(&str, Vec<u8>, usize); 5] = [
+        ("a.jsonl.gz", gzip(&jsonl(300)), 1000),
+        ("a.jsonl.gz", gzip(&jsonl(9000)), 1000),
+        ("a.jsonl.zst", zstd(&jsonl(9000)), 1000),
+        ("a.csv.gz", gzip(&csv), 1000),
+        ("a.csv.zst", zstd(&csv), 1000),
+    ];
+    for (name, bytes, less) in cases {
+        let cut = &bytes[..bytes.len() - less];
+        let text =
+            if name.ends_with("gz") { readable(flate2::read::GzDecoder::new(cut)) } else { readable(zstd::Decoder::new(cut).unwrap()) };
+        let whole = text.iter().filter(|byte| **byte == b'\n').count();
+        assert!(whole > 100, "{name}: {whole}");
+        let message = refusal(name, cut).await;
+        let place = if name.contains("csv") { format!("the row of line {whole}") } else { format!("line {whole}") };
+        assert!(message.starts_with(&format!("{name}, after {place}: ")), "{whole}: {message}");
+    }
+}
+
 #[tokio::test]
 async fn one_endless_row_is_refused_in_bounded_memory() {
     let bomb = |start: &str| gzip(&[start.as_bytes(), &vec![b'x'; 20 << 20]].concat());
@@ -318,7 +355,7 @@ async fn one_endless_row_is_refused_in_bounded_memory() {
         ("a.json", "{\"images\": [],\n\"annotations\": [{\"caption\": \"a\"}, {\"caption\": \""),
     ] {
         let message = refusal(name, &bomb(start)).await;
-        assert!(message.contains("one row takes more than 16 MiB"), "{name}: {message}");
+        assert!(message.contains("one row takes more than 16 MiB") && message.contains(", after "), "{name}: {message}");
     }
 }
 

@@ -79,6 +79,15 @@ pub fn says_full(error: &object_store::Error) -> bool {
         || causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|file| full(file.kind()))
 }
 
+/// True when no retry can help before the user changes something: credentials, permissions, the bucket's name.
+pub fn needs_the_user(error: &object_store::Error) -> bool {
+    let text = error.to_string();
+    let denied = |kind: ErrorKind| matches!(kind, ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem | ErrorKind::NotADirectory);
+    matches!(error, object_store::Error::Unauthenticated { .. } | object_store::Error::PermissionDenied { .. })
+        || METADATA.iter().chain(&NO_BUCKET).any(|words| text.contains(words))
+        || causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|file| denied(file.kind()))
+}
+
 /// An error and what caused it.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())

@@ -3,6 +3,7 @@
 //! Both are pure functions of [`DatasetCard`], which holds nothing of the machine or the time of the run.
 
 use super::ShardStats;
+use super::original::loader;
 use crate::error::{Error, Result};
 use crate::ids::Fingerprint;
 use crate::manifest::Counts;
@@ -171,23 +172,34 @@ impl DatasetCard {
             return EMPTY.to_string();
         }
         let mut text = "\n## How to load it\n\nAll formats hold the same pairs; write the path of this folder for `DATASET`.\n".to_string();
+        // A split without pairs has no files.
+        let split = self.filled_splits().next().unwrap_or(SplitName::Train);
         for format in &self.formats {
             text += &match format {
-                ShardFormat::Parquet => PARQUET_LOADING.to_string(),
-                ShardFormat::Webdataset => WEBDATASET_LOADING.replace("{jpg}", self.drawing.image.extension()),
-                ShardFormat::Original => self.original_loading(),
+                ShardFormat::Parquet => PARQUET_LOADING.replace("{split}", split.name()),
+                ShardFormat::Webdataset => {
+                    WEBDATASET_LOADING.replace("{split}", split.name()).replace("{jpg}", self.drawing.image.extension())
+                }
+                ShardFormat::Original => self.original_loading(split),
             };
         }
         text
     }
 
-    fn original_loading(&self) -> String {
-        let extension = self.drawing.image.extension();
-        let Split { train, val, test } = self.shares;
-        let mut text = ORIGINAL_LOADING.replace("{jpg}", extension);
-        let _ = writeln!(text, "With the splits [{train}, {val}, {test}] it finds those above.");
-        if !matches!(self.drawing.image, ImageFormat::Jpeg { .. }) {
-            let _ = writeln!(text, "As it is, it opens only `.jpg`: change the file names in its `edit_dataset.py` to `.{extension}`.");
+    fn original_loading(&self, split: SplitName) -> String {
+        let (image, shares) = (self.drawing.image, &self.shares);
+        let mut text = ORIGINAL_LOADING.replace("{jpg}", image.extension());
+        match loader::obstacle(image) {
+            None => text += &EDIT_DATASET.replace("{arguments}", &loader::arguments(shares, split)),
+            Some(why) => {
+                let _ = writeln!(text, "\n{}.", capitalised(&why));
+                if let Some(splits) = loader::splits(shares) {
+                    let _ = writeln!(text, "It cuts `seeds.json` by position: `{splits}` gives the splits above.");
+                }
+            }
+        }
+        if let Some(remark) = loader::remark(shares) {
+            let _ = writeln!(text, "\n{}.", capitalised(&remark));
         }
         text
     }
@@ -244,6 +256,11 @@ impl DatasetCard {
     }
 }
 
+fn capitalised(sentence: &str) -> String {
+    let mut letters = sentence.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
 /// Rows of the funnel for what a stage did not pass on.
 fn turned_away(counts: &Counts) -> String {
     let reasons = counts.rejected.iter().map(|(reason, n)| format!("| - rejected: {} | {n} |\n", reason.replace('_', " ")));
@@ -271,7 +288,7 @@ Parquet (`data/`):
 
 ```python
 from datasets import load_dataset
-pairs = load_dataset("DATASET", split="train")  # image columns decode to PIL images
+pairs = load_dataset("DATASET", split="{split}")  # image columns decode to PIL images
 ```
 "#;
 
@@ -280,15 +297,23 @@ WebDataset (`webdataset/`), to stream:
 
 ```python
 import glob, webdataset
-pairs = webdataset.WebDataset(sorted(glob.glob("DATASET/webdataset/train-*.tar")), shardshuffle=False).decode("pil")
+pairs = webdataset.WebDataset(sorted(glob.glob("DATASET/webdataset/{split}-*.tar")), shardshuffle=False).decode("pil")
 # keys: original_image.{jpg}, edited_image.{jpg}, edit_prompt.txt, json
 ```
 "#;
 
 const ORIGINAL_LOADING: &str = r#"
 The layout of timothybrooks/instruct-pix2pix (`original/`): `seeds.json` lists each folder with the seeds of its pairs, and a
-folder holds `prompt.json`, `metadata.jsonl`, `{seed}_0.{jpg}` (before) and `{seed}_1.{jpg}` (after). Its loader splits by position in
-`seeds.json`: set `path` in its training configuration to `DATASET/original`.
+folder holds `prompt.json`, `metadata.jsonl`, `{seed}_0.{jpg}` (before) and `{seed}_1.{jpg}` (after).
+"#;
+
+const EDIT_DATASET: &str = r#"
+```python
+from edit_dataset import EditDataset
+pairs = EditDataset("DATASET/original", {arguments})
+```
+
+It cuts `seeds.json` by position: these arguments, which can also stand in its training configuration, give the splits above.
 "#;
 
 const FIELDS: &str = "| `edit_prompt` | the instruction |
@@ -323,7 +348,7 @@ mod tests {
                 pairs: counts(360, 80, "text_similarity", 278, 2),
             },
             splits: vec![count(SplitName::Train, 33, 78), count(SplitName::Validation, 0, 0), count(SplitName::Test, 1, 2)],
-            shares: Split { train: 0.9, val: 0.05, test: 0.05 },
+            shares: SHARES,
             drawing: Drawing {
                 samples: 10,
                 steps: 25,
@@ -391,10 +416,46 @@ mod tests {
     #[test]
     fn file_names_follow_the_image_format() {
         let page = card(&[ShardFormat::Webdataset, ShardFormat::Original]).readme();
-        assert!(page.contains("original_image.webp") && page.contains("{seed}_0.webp") && page.contains("to `.webp`"), "{page}");
-        let mut jpeg = card(&[ShardFormat::Original]);
-        jpeg.drawing.image = ImageFormat::Jpeg { quality: 100 };
-        assert!(jpeg.readme().contains("{seed}_0.jpg") && !jpeg.readme().contains("webp"));
+        assert!(page.contains("original_image.webp") && page.contains("{seed}_0.webp"), "{page}");
+        let jpeg = jpeg_card(SHARES).readme();
+        assert!(jpeg.contains("{seed}_0.jpg") && !jpeg.contains("webp"), "{jpeg}");
+    }
+
+    const SHARES: Split = Split { train: 0.9, val: 0.05, test: 0.05 };
+
+    fn jpeg_card(shares: Split) -> DatasetCard {
+        let mut card = card(&[ShardFormat::Original]);
+        card.drawing.image = ImageFormat::Jpeg { quality: 100 };
+        DatasetCard { shares, ..card }
+    }
+
+    #[test]
+    fn the_original_loader_gets_arguments_that_work_or_none() {
+        let page = jpeg_card(SHARES).readme();
+        assert!(page.contains("EditDataset(\"DATASET/original\", split=\"train\")\n"), "{page}");
+        let page = jpeg_card(Split { train: 0.7, val: 0.2, test: 0.1 }).readme();
+        assert!(page.contains("split=\"train\", splits=(0.7, 0.2, 0.10000000000000009))\n"), "{page}");
+        assert!(page.contains("\nThe shares 0.7, 0.2 and 0.1 add up to 0.9999999999999999"), "{page}");
+        let mut webp = card(&[ShardFormat::Original]);
+        webp.shares = Split { train: 0.5, val: 0.25, test: 0.25 };
+        let page = webp.readme();
+        assert!(
+            page.contains("reads JPEG only") && page.contains("`splits=(0.5, 0.25, 0.25)`") && !page.contains("EditDataset("),
+            "{page}"
+        );
+    }
+
+    #[test]
+    fn the_page_loads_a_split_that_is_there() {
+        let mut card = jpeg_card(Split { train: 0.0, val: 0.5, test: 0.5 });
+        card.formats = vec![ShardFormat::Webdataset, ShardFormat::Parquet, ShardFormat::Original];
+        card.splits[0].pairs = 0;
+        card.splits[1].pairs = 3;
+        let page = card.readme();
+        for part in ["split=\"validation\")", "webdataset/validation-*.tar", "split=\"val\", splits=(0.0, 0.5, 0.5))"] {
+            assert!(page.contains(part), "{part} is not in\n{page}");
+        }
+        assert!(!page.contains("\"train\"") && !page.contains("train-*"), "{page}");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The directory layout of timothybrooks/instruct-pix2pix: `original/seeds.json` and a folder per triplet with
 //! `prompt.json`, `metadata.jsonl`, and `{seed}_0` and `{seed}_1` as images.
 
+pub mod loader;
+
 use super::Sample;
 use crate::error::{Error, Result};
 use crate::python_json;
@@ -81,7 +83,7 @@ fn line(folder: &str, value: &impl Serialize) -> Result<String> {
 ///
 /// The original sorts the image files by name, so `1000` stands before `100`, because `0` sorts before the `_`
 /// that follows the seed in the file's name.
-pub(crate) fn seeds_json(folders: impl Iterator<Item = (String, Vec<String>)>) -> String {
+pub fn seeds_json(folders: impl Iterator<Item = (String, Vec<String>)>) -> String {
     let mut folders: Vec<(String, Vec<String>)> = folders.filter(|(_, seeds)| !seeds.is_empty()).collect();
     folders.sort();
     let list = |(name, mut seeds): (String, Vec<String>)| {
@@ -93,91 +95,22 @@ pub(crate) fn seeds_json(folders: impl Iterator<Item = (String, Vec<String>)>) -
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::jpeg;
+    use super::super::tests::sample;
     use super::*;
-    use crate::records::{Candidate, IndexRow, Scores, Triplet, Verdict};
-    use serde_json::Value;
-    use std::collections::BTreeMap;
 
     #[test]
-    fn golden_seeds_json() {
-        let golden: Value = serde_json::from_str(include_str!("../../../tests/golden/selection/seeds.json")).unwrap();
-        let mut folders: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for file in golden["files"].as_array().unwrap() {
-            let [folder, name] = file.as_str().unwrap().split('/').collect::<Vec<_>>()[..] else { continue };
-            let seeds = folders.entry(folder.to_string()).or_default();
-            if name.ends_with("_0.jpg") {
-                seeds.push(name.split('_').next().unwrap().to_string());
-            }
-        }
-        assert_eq!(seeds_json(folders.into_iter()), golden["seeds_json_text"].as_str().unwrap());
+    fn a_folder_has_its_two_texts_and_two_images_a_pair_best_first() {
+        let files = folder("0000007", &[sample(1), sample(2)]).unwrap();
+        let names: Vec<&str> = files.iter().map(|(path, _)| path.strip_prefix("original/0000007/").unwrap()).collect();
+        assert_eq!(names, ["prompt.json", "metadata.jsonl", "1002_0.jpg", "1002_1.jpg", "1001_0.jpg", "1001_1.jpg"]);
+        assert!(folder("0000007", &[]).unwrap().is_empty());
     }
 
-    /// The samples behind a golden folder's prompt.json and metadata.jsonl.
-    fn samples_of(prompt: &str, metadata: &str) -> Vec<Sample> {
-        let prompt: Value = serde_json::from_str(prompt).unwrap();
-        let text = |key: &str| prompt[key].as_str().unwrap().to_string();
-        let triplet = Triplet::new(text("caption"), text("edit"), text("output"), Some(text("url")));
-        let sample = |line: &str| {
-            let facts: Value = serde_json::from_str(line).unwrap();
-            let float = |key: &str| facts[key].as_f64().unwrap();
-            let candidate = Candidate {
-                triplet: triplet.id,
-                sample: 0,
-                seed: facts["seed"].as_u64().unwrap(),
-                p2p_threshold: float("p2p_threshold"),
-                cfg_scale: float("cfg_scale"),
-            };
-            let scores = Scores {
-                clip_sim_0: float("clip_sim_0"),
-                clip_sim_1: float("clip_sim_1"),
-                clip_sim_dir: float("clip_sim_dir"),
-                clip_sim_image: float("clip_sim_image"),
-            };
-            let row = IndexRow {
-                pair: candidate.pair_id(),
-                caption: triplet.caption.clone(),
-                edit: triplet.edit.clone(),
-                output: triplet.output.clone(),
-                url: triplet.url.clone(),
-                candidate,
-                scores: Some(scores),
-                verdict: Verdict::Kept,
-                images: None,
-            };
-            Sample::new(0, row, [jpeg(1, 9), jpeg(2, 9)]).unwrap()
-        };
-        metadata.lines().map(sample).collect()
-    }
-
-    macro_rules! golden_folder {
-        ($name:literal) => {
-            (
-                include_str!(concat!("../../../tests/golden/pipeline/dataset/", $name, "/prompt.json")),
-                include_str!(concat!("../../../tests/golden/pipeline/dataset/", $name, "/metadata.jsonl")),
-            )
-        };
-    }
-
-    /// The folders that the original wrote, from their own facts, byte for byte but for the added key `input`.
     #[test]
-    fn golden_dataset() {
-        let mut listed = Vec::new();
-        for (name, (prompt, metadata)) in
-            [("0000000", golden_folder!("0000000")), ("0000001", golden_folder!("0000001")), ("0000002", golden_folder!("0000002"))]
-        {
-            let mut samples = samples_of(prompt, metadata);
-            samples.reverse();
-            let files: BTreeMap<String, Bytes> = folder(name, &samples).unwrap().into_iter().collect();
-            let text = |file: &str| String::from_utf8(files[&format!("original/{name}/{file}")].to_vec()).unwrap();
-            assert_eq!(text("metadata.jsonl"), metadata);
-            let caption = samples[0].row.caption.clone();
-            assert_eq!(text("prompt.json").replace(&format!("\"input\": \"{caption}\", "), ""), prompt);
-            let images = samples.iter().flat_map(|s| [0, 1].map(|i| format!("original/{name}/{}_{i}.jpg", s.row.candidate.seed)));
-            assert!(images.clone().all(|image| files.contains_key(&image)));
-            assert_eq!(files.len(), 2 + images.count());
-            listed.push((name.to_string(), samples.iter().map(|sample| sample.row.candidate.seed.to_string()).collect()));
-        }
-        assert_eq!(seeds_json(listed.into_iter()), include_str!("../../../tests/golden/pipeline/dataset/seeds.json"));
+    fn folders_without_pairs_are_not_listed() {
+        let seeds = |seeds: &[&str]| seeds.iter().map(|seed| seed.to_string()).collect::<Vec<_>>();
+        let folders = [("0000002", seeds(&["7"])), ("0000001", seeds(&[])), ("0000000", seeds(&["100", "1000"]))];
+        let text = seeds_json(folders.into_iter().map(|(name, seeds)| (name.to_string(), seeds)));
+        assert_eq!(text, r#"[["0000000", ["1000", "100"]], ["0000002", ["7"]]]"#);
     }
 }

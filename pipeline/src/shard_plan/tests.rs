@@ -1,7 +1,6 @@
 use super::*;
 use crate::spec::ColumnProfile;
 use proptest::prelude::*;
-use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 fn spec(shard_bytes: u64) -> Shards {
@@ -25,45 +24,6 @@ fn kept(sizes: &[u32]) -> Vec<KeptPair> {
         bytes: 1000 * u64::from(sample),
     };
     pairs.enumerate().map(pair).collect()
-}
-
-#[test]
-fn golden_splits() {
-    #[derive(Deserialize)]
-    struct Golden {
-        default_splits: [f64; 3],
-        cases: Vec<Case>,
-    }
-    #[derive(Deserialize)]
-    struct Case {
-        n: u32,
-        train: Option<[u32; 2]>,
-        val: Option<[u32; 2]>,
-        test: Option<[u32; 2]>,
-    }
-    let golden: Golden = serde_json::from_str(include_str!("../../../tests/golden/selection/splits.json")).unwrap();
-    let [train, val, test] = golden.default_splits;
-    assert!(!golden.cases.is_empty());
-    for case in golden.cases {
-        let found = split_ranges(case.n, &Split { train, val, test }).map(|range| (!range.is_empty()).then_some([range.start, range.end]));
-        assert_eq!(found, [case.train, case.val, case.test], "n = {}", case.n);
-    }
-}
-
-#[test]
-fn golden_partitions() {
-    #[derive(Deserialize)]
-    struct Case {
-        n: u32,
-        n_partitions: u32,
-        ranges: Vec<[u32; 2]>,
-    }
-    let cases: Vec<Case> = serde_json::from_str(include_str!("../../../tests/golden/selection/partitions.json")).unwrap();
-    assert!(!cases.is_empty());
-    for case in cases {
-        let found: Vec<[u32; 2]> = even_ranges(case.n, case.n_partitions).map(|range| [range.start, range.end]).collect();
-        assert_eq!(found, case.ranges, "{} in {}", case.n, case.n_partitions);
-    }
 }
 
 /// Everything that the bytes of the data set depend on, with rows replaced by what they stand for.

@@ -76,10 +76,8 @@ fn store_options(s: &mut Section) -> Option<StoreOptions> {
 
 fn corpus(s: &mut Section) -> Option<Corpus> {
     let path = s.required("path", corpus_path(), "JSONL, Parquet, CSV, TSV or COCO JSON, also compressed.");
-    let column = text("the name of a column");
-    let caption_column = s.optional("caption_column", column, "Column of the captions; found by its usual names when left out.");
-    let column = text("the name of a column");
-    let url_column = s.optional("url_column", column, "Column of the image URLs; found by its usual names when left out.");
+    let caption_column = s.optional("caption_column", column(), "Column of the captions; found by its usual names when left out.");
+    let url_column = s.optional("url_column", column(), "Column of the image URLs; found by its usual names when left out.");
     let limit = s.optional("limit", integer(1, u64::MAX), "Use at most this many captions.");
     Some(Corpus { path: path?, caption_column: caption_column?, url_column: url_column?, limit: limit? })
 }

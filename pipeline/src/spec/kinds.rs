@@ -64,6 +64,16 @@ pub(super) fn text(expected: &'static str) -> Kind<String> {
     text_of(expected, |text| if text.trim().is_empty() { Err(String::new()) } else { Ok(text.to_string()) })
 }
 
+/// A column by its name, or by its number where a file names none.
+pub(super) fn column() -> Kind<String> {
+    let name = text("the name of a column, or its number from 1 in a file without header");
+    Kind::new(name.expected.clone(), move |node| match node.value {
+        Value::Integer(number) if number >= 1 => Ok(number.to_string()),
+        Value::Integer(_) => Err(Wrong::found(node)),
+        _ => name.read(node),
+    })
+}
+
 /// A word that can be a folder's name on every store: letters, digits, `-`, `_` and `.`.
 pub(super) fn segment() -> Kind<String> {
     const LONGEST: usize = 63;

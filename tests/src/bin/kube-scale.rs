@@ -5,7 +5,7 @@
 //! Pods are tasks of this process that run the worker's own code; the coordinator is a process of its own.
 
 use futures::FutureExt;
-use ip2p_pipeline::task::Wanted;
+use ip2p_pipeline::task::{Parting, Wanted};
 use ip2p_tests::kube_server::{KubeServer, Nodes, Start};
 use ip2p_tests::{Pipeline, Running, signal};
 use ip2p_worker::grpc::{Address, GrpcLink};
@@ -32,9 +32,9 @@ async fn pod(start: Start) -> i32 {
         session::run(&link, &start.pod, ready::get_ready, leave).await
     };
     match ended.await {
-        Ok(Ended::Dismissed(_)) => 0,
-        Ok(Ended::GivenUp(_)) => 43,
-        Ok(Ended::Left) => 4,
+        Ok(Ended::Dismissed(Parting::Done, _)) => 0,
+        Ok(Ended::Dismissed(Parting::GivenUp, _)) => 43,
+        Ok(Ended::Dismissed(Parting::Unfinished, _) | Ended::Left) => 4,
         Err(f) => {
             eprintln!("{}: {}", start.pod, f.message);
             1

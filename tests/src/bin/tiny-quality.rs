@@ -178,7 +178,8 @@ fn draw(models: &mut Models, spec: &Spec, triplet: &Triplet, p2p: Option<f64>) -
     let at = |candidate: Candidate| Candidate { p2p_threshold: p2p.unwrap_or(candidate.p2p_threshold), ..candidate };
     let all: Vec<Candidate> = draw::candidates(spec, triplet.id).map(at).collect();
     let mut finished = Vec::new();
-    for range in draw::batches(spec) {
+    for number in 0..spec.stages.pairs.batches() {
+        let range = spec.stages.pairs.samples_of(number);
         let batch = &all[range.start as usize..range.end as usize];
         finished.extend(drawer.finish(batch, &drawer.latents(batch, &Control::default())?)?);
     }

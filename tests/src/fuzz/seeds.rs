@@ -108,6 +108,7 @@ fn manifests() -> Vec<(&'static str, bytes::Bytes)> {
         objects: vec![DataObject::describe("candidates", "pairs/x/y".to_string(), b"data")],
         seconds: 1.5,
         figures: [("tokens".to_string(), 12.0)].into(),
+        stored_by: None,
     };
     let partition = PartitionManifest { stage: Stage::Pairs, partition: 2, records: 3, attempt, chunks: vec![chunk.clone()] };
     let encoded = [("chunk", commit::encode(&chunk)), ("partition", commit::encode(&partition)), ("plan", commit::encode(&plan()))];

@@ -104,7 +104,13 @@ fn step(world: &mut World, name: &str, job: &Value, tally: &mut Tally) {
     if tally.free.is_empty() && tally.active.is_empty() {
         match tally.failed_indexes.len() {
             0 => {
-                return end(world, name, tally, "Complete", ("CompletionsReached", "reached expected number of succeeded pods".to_string()));
+                return end(
+                    world,
+                    name,
+                    tally,
+                    "Complete",
+                    ("CompletionsReached", "reached expected number of succeeded pods".to_string()),
+                );
             }
             failed => return end(world, name, tally, "Failed", ("FailedIndexes", format!("Job has {failed} failed indexes"))),
         }

@@ -3,10 +3,10 @@
 //!
 //! Nothing waits for real time. Processes are killed between any two awaits, put to sleep past their leases and woken,
 //! coordinators are replaced while the old one lives on, requests and answers are lost, writes are torn, late, or
-//! answered with an error although they landed. After every event the guarantees are checked against the truth
+//! answered with an error although they landed, and objects rot. After every event the guarantees are checked against the truth
 //! ([`world`]); when the faults end, the run must end, with every record accounted for once.
 
-mod chance;
+pub(crate) mod chance;
 mod network;
 mod process;
 mod stages;
@@ -74,6 +74,11 @@ impl fmt::Display for Broken {
 
 /// A plan of ten small partitions.
 pub fn plan() -> anyhow::Result<Plan> {
+    plan_of(Partitioning { records: 48, partition_records: 5 })
+}
+
+/// A plan for stages without models.
+pub fn plan_of(partitioning: Partitioning) -> anyhow::Result<Plan> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("pipeline.yaml");
     std::fs::write(&file, crate::small_pipeline())?;
@@ -82,7 +87,7 @@ pub fn plan() -> anyhow::Result<Plan> {
     let any = Fingerprint::of(&["simulated"]);
     let models = ModelFingerprints { diffusion: any, vae: None, clip: any, llm: Some(any) };
     let corpus = StageDir { stage: Stage::Corpus, fingerprint: any };
-    Ok(Plan::new(spec, corpus, any, models, Partitioning { records: 48, partition_records: 5 }))
+    Ok(Plan::new(spec, corpus, any, models, partitioning))
 }
 
 /// Lives one history. `plan` gives stages their folders; `defect` is planted for as long as it lasts.

@@ -86,8 +86,7 @@ impl Link for BadLink {
                 self.process.note(|| format!("got {} {} epoch {:x}", assignment.stage, assignment.partition, assignment.epoch));
                 Ok(Answer::Work(assignment))
             }
-            LeaseAnswer::Leave(why) => Ok(Answer::Leave(why)),
-            LeaseAnswer::GivenUp(why) => Ok(Answer::GivenUp(why)),
+            LeaseAnswer::Leave(parting, why) => Ok(Answer::Leave(parting, why)),
             LeaseAnswer::Unknown => Err(Unanswered::Unknown),
         }
     }

@@ -108,11 +108,11 @@ impl Stages for Toys {
         self.chunk
     }
 
-    async fn open(&self, assignment: Assignment) -> Result<Box<dyn Work>> {
-        let Assignment { stage, partition, epoch, .. } = assignment;
+    async fn open(&self, assignment: Assignment, _: Option<&ChunkManifest>) -> Result<Box<dyn Work>> {
+        let Assignment { stage, partition, .. } = assignment;
         let input = self.input(stage, partition).await?;
         let (process, store) = (self.process.clone(), self.store.clone());
-        Ok(Box::new(ToyWork { process, store, stage, epoch, input, rows: Vec::new(), counts: Counts::default() }))
+        Ok(Box::new(ToyWork { process, store, stage, input, rows: Vec::new(), counts: Counts::default() }))
     }
 
     async fn restore(&self, _: u32, _: &[ChunkManifest], _: &Arc<Control>) -> Result<()> {
@@ -135,7 +135,6 @@ struct ToyWork {
     process: Process,
     store: Store,
     stage: Stage,
-    epoch: u64,
     input: Vec<u64>,
     rows: Vec<u64>,
     counts: Counts,
@@ -185,7 +184,7 @@ impl Work for ToyWork {
     async fn take_chunk(&mut self, place: &ChunkPlace) -> Result<ChunkData> {
         let mut data = ChunkData { counts: std::mem::take(&mut self.counts), ..ChunkData::default() };
         let shard = self.stage == Stage::Shards;
-        let rows = Rows { rows: std::mem::take(&mut self.rows), written_by: if shard { 0 } else { self.epoch } };
+        let rows = Rows { rows: std::mem::take(&mut self.rows), written_by: if shard { 0 } else { place.epoch } };
         let bytes = Bytes::from(serde_json::to_vec(&rows).map_err(|e| failure(Cause::Bug, e.to_string()))?);
         if shard {
             let key = place.dir.dataset(&format!("shard-{}.json", place.partition));

@@ -59,7 +59,7 @@ impl BadStore {
                 return Err(unavailable(&key));
             }
             // Stores replace an object whole or not at all.
-            let torn = torn && world.get(&key).is_none();
+            let torn = torn && world.get(&key).is_none() && !world.names(&key);
             let bytes = if torn { bytes.slice(..bytes.len() / 2) } else { bytes };
             let written = world.put(&key, bytes, once);
             tokio::time::sleep(fate.after).await;
@@ -116,6 +116,9 @@ impl ObjectStore for BadStore {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let key = location.to_string();
         self.read(&key).await?;
+        if self.0.world.fault(400) {
+            self.0.world.rot(&key);
+        }
         let not_found = || Error::NotFound { path: key.clone(), source: "404".into() };
         let bytes = self.0.world.get(&key).ok_or_else(not_found)?;
         let size = bytes.len() as u64;

@@ -141,6 +141,22 @@ impl World {
         true
     }
 
+    /// Whether a manifest names this data object.
+    pub fn names(&self, key: &str) -> bool {
+        self.state().named.contains_key(key)
+    }
+
+    /// A disk forgets: an object that a manifest names is cut, altered or gone when it is read.
+    pub fn rot(&self, key: &str) {
+        let mut state = self.state();
+        let Some(bytes) = state.objects.get(key).filter(|_| state.named.contains_key(key)).cloned() else { return };
+        match self.chance.below(3) {
+            0 => drop(state.objects.remove(key)),
+            1 => drop(state.objects.insert(key.to_string(), bytes.slice(..bytes.len() / 2))),
+            _ => drop(state.objects.insert(key.to_string(), bytes.iter().map(|byte| byte ^ 1).collect())),
+        }
+    }
+
     pub fn delete(&self, key: &str) {
         self.violated(format!("{key}: a run removes nothing"));
         self.state().objects.remove(key);

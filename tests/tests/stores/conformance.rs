@@ -1,7 +1,7 @@
 //! What the program needs of a store, and what it does when a store does not hold it.
 
 use super::faults::{Fault, damage, faulty};
-use super::{places, unique};
+use super::places;
 use futures::future::join_all;
 use ip2p_pipeline::commit;
 use ip2p_pipeline::ids::Fingerprint;
@@ -9,6 +9,7 @@ use ip2p_pipeline::layout::{Stage, StageDir};
 use ip2p_pipeline::manifest::{Attempt, ChunkManifest, Counts};
 use ip2p_pipeline::records::ImageRef;
 use ip2p_pipeline::store::{Created, PART, Store, probe};
+use ip2p_tests::servers::{unique, urls};
 
 /// Creators of one key at the same time.
 const CREATORS: usize = 20;
@@ -161,6 +162,7 @@ fn chunk(end: u64, epoch: u64) -> (StageDir, ChunkManifest) {
         objects: Vec::new(),
         seconds: 0.0,
         figures: Default::default(),
+        stored_by: None,
     };
     (dir, chunk)
 }
@@ -244,7 +246,7 @@ async fn the_probe_refuses_by_name_a_store_that_breaks_it() {
 async fn a_bucket_that_is_not_there_is_said_to_be_missing() {
     ip2p_worker::tls::install();
     // SeaweedFS makes a bucket when something is put there.
-    for url in super::servers().into_iter().filter(|url| !url.starts_with("s3://")) {
+    for url in urls().into_iter().filter(|url| !url.starts_with("s3://")) {
         let store = Store::open(&format!("{}-{}", url.trim_end_matches('/'), unique())).unwrap();
         let message = probe(&store, 1).await.unwrap_err().to_string();
         assert!(message.ends_with("Create the bucket first, or mend its name"), "{message}");

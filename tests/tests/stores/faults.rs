@@ -45,7 +45,7 @@ struct Faulty {
 pub fn faulty(store: &Store, fault: Fault) -> Store {
     let (inner, _) = store.raw("");
     Store::over(Arc::new(Faulty { inner, fault, creates: AtomicU32::new(0), first: Semaphore::new(0) }), store.url())
-        .child(&super::unique())
+        .child(&ip2p_tests::servers::unique())
 }
 
 impl fmt::Display for Faulty {

@@ -1,6 +1,7 @@
 //! Whole runs with real processes on real servers: the same bytes as on a local store, whatever is killed.
 
 use ip2p_tests::Pipeline;
+use ip2p_tests::servers::{self, Described};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -18,31 +19,13 @@ fn local() -> &'static BTreeMap<String, String> {
     })
 }
 
-/// Where the environment says that the server is: moved into `store_options`, so that a run works only if its
-/// workers have them from the plan.
-struct Described {
-    options: String,
-    moved: Vec<(&'static str, String)>,
-}
-
-fn described(url: &str) -> Described {
-    let [endpoint, more] = match url.split_once("://").map_or("", |(scheme, _)| scheme) {
-        "s3" => ["AWS_ENDPOINT", "AWS_ALLOW_HTTP"],
-        "az" => ["AZURE_STORAGE_ENDPOINT", "AZURE_ALLOW_HTTP"],
-        _ => panic!("no options are known for {url}"),
-    };
-    let moved: Vec<_> = [endpoint, more].map(|name| (name, std::env::var(name).expect("the server's address"))).into();
-    Described { options: format!("{{ endpoint: \"{}\", allow_http: true }}", moved[0].1), moved }
-}
-
 fn pipelines() -> Vec<(Pipeline, Described)> {
     ip2p_worker::tls::install();
     let pipeline = |url: String| {
-        let described = described(&url);
-        let hidden = described.moved.iter().map(|(name, _)| *name).collect();
-        (Pipeline::on(PROGRAM, &format!("{url}/{}", super::unique()), &described.options, hidden), described)
+        let described = Described::of(&url);
+        (Pipeline::on(PROGRAM, &format!("{url}/{}", servers::unique()), &described.options, described.hidden()), described)
     };
-    super::servers().into_iter().map(pipeline).collect()
+    servers::urls().into_iter().map(pipeline).collect()
 }
 
 #[test]

@@ -4,7 +4,7 @@ use candle_core::{D, Module, Result, Tensor};
 use candle_nn::{Linear, VarBuilder};
 use rayon::prelude::*;
 
-use super::cpu::{self, Geometry};
+use ip2p_kernels::{self as cpu, Geometry};
 
 /// Epsilon of the group norms that ldm writes without naming one: all of the autoencoder and those before attention.
 pub(super) const NORM_EPS: f64 = 1e-6;

@@ -4,7 +4,6 @@
 mod checkpoint;
 pub mod clip;
 pub mod clip_config;
-mod cpu;
 pub mod error;
 mod layers;
 pub mod llm;

@@ -63,7 +63,9 @@ fn write(llm: &mut Llm, caption: &str, sampling: Sampling, max_tokens: usize, st
 fn device_error(failure: Failure) -> BackendError {
     match failure.cause {
         Cause::BadInput => BackendError::Misconfigured(failure.message),
-        Cause::Transient | Cause::Preempted | Cause::Resource | Cause::StoreFull | Cause::Bug => BackendError::Unavailable(failure.message),
+        Cause::Transient | Cause::Preempted | Cause::Resource | Cause::StoreFull | Cause::Bug | Cause::Damaged { .. } => {
+            BackendError::Unavailable(failure.message)
+        }
     }
 }
 

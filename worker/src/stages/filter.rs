@@ -5,10 +5,10 @@
 
 use super::bundle::ImageBundle;
 use super::patience::{Draws, draw_patiently};
-use super::pool::{Encoded, Pool};
+use super::pool::{Encoded, Pool, some_finite};
 use super::{Env, input, latents, role, rows};
 use crate::control::Control;
-use crate::draw::{self, Drawer, batch_of, batches, candidates};
+use crate::draw::{self, Drawer};
 use crate::failure::{Result, domain, failure};
 use crate::loaded::Models;
 use crate::run_partition::{ChunkData, ChunkPlace, Work};
@@ -69,12 +69,16 @@ impl Work for FilterWork {
     }
 
     async fn step(&mut self, start: u64, control: &Arc<Control>) -> Result<u64> {
-        let verdict = draw_patiently(&*self, start, self.failures).await?;
+        let verdict = draw_patiently(&Judging { work: self, control }, start, self.failures).await?;
         let judged = verdict.unwrap_or_else(|error| self.quarantined(start, &error));
         let kept = judged.iter().filter(|j| j.row.verdict == Verdict::Kept).count();
         control.made(judged.len() as u64, kept as u64);
         self.judged.extend(judged);
         Ok(start + 1)
+    }
+
+    fn held(&self) -> u64 {
+        self.judged.iter().filter_map(|judged| judged.images.as_ref()).flatten().map(Vec::len).sum::<usize>() as u64
     }
 
     async fn take_chunk(&mut self, place: &ChunkPlace) -> Result<ChunkData> {
@@ -109,30 +113,37 @@ fn count(counts: &mut Counts, verdict: &Verdict) {
     }
 }
 
+/// The triplets of a partition on the device thread.
+struct Judging<'a> {
+    work: &'a FilterWork,
+    control: &'a Arc<Control>,
+}
+
 #[async_trait]
-impl Draws for FilterWork {
+impl Draws for Judging<'_> {
     type Drawn = Vec<Judged>;
 
     async fn draw(&self, record: u64) -> Result<Vec<Judged>> {
-        let (triplet, scored) = (self.triplets[record as usize].clone(), self.scored(record).to_vec());
-        if self.env.plan.spec.stages.pairs.fuse {
-            self.judge_scores(triplet, scored).await
+        let work = self.work;
+        let (triplet, scored) = (work.triplets[record as usize].clone(), work.scored(record).to_vec());
+        if work.env.plan.spec.stages.pairs.fuse {
+            work.judge_scores(triplet, scored, self.control).await
         } else {
-            self.judge_latents(record, triplet, scored).await
+            work.judge_latents(record, triplet, scored, self.control).await
         }
     }
 
     async fn draw_reference(&self) -> Result<()> {
-        let plan = self.env.plan.clone();
-        self.env.device.run(move |models| draw::reference(models, &plan.spec)).await
+        let plan = self.work.env.plan.clone();
+        self.work.env.device.run(move |models| draw::reference(models, &plan.spec)).await
     }
 
     async fn refresh(&self) -> Result<()> {
-        self.env.device.refresh().await
+        self.work.env.device.refresh().await
     }
 
     fn device(&self) -> String {
-        self.env.device.name().to_string()
+        self.work.env.device.name().to_string()
     }
 }
 
@@ -153,15 +164,15 @@ impl FilterWork {
     }
 
     /// The usual way: judge the stored scores, and draw only what is kept and lacks its images.
-    async fn judge_scores(&self, triplet: Triplet, scored: Vec<ScoredCandidate>) -> Result<Vec<Judged>> {
+    async fn judge_scores(&self, triplet: Triplet, scored: Vec<ScoredCandidate>, control: &Arc<Control>) -> Result<Vec<Judged>> {
         let verdicts = selection::judge(&scored, &self.env.plan.spec.stages.filter);
         let lacks =
             |(c, verdict): (&ScoredCandidate, &Verdict)| (*verdict == Verdict::Kept && c.images.is_none()).then_some(c.candidate.sample);
         let lacking: BTreeSet<u32> = scored.iter().zip(&verdicts).filter_map(lacks).collect();
         let mut drawn = HashMap::new();
         if !lacking.is_empty() {
-            let (plan, job) = (self.env.plan.clone(), triplet.clone());
-            drawn = self.env.device.run(move |models| redraw(models, &plan, &job, &lacking)).await?;
+            let (plan, job, control) = (self.env.plan.clone(), triplet.clone(), control.clone());
+            drawn = self.env.device.run(move |models| redraw(models, &plan, &job, &lacking, &control)).await?;
         }
         let judged = scored.into_iter().zip(verdicts).map(|(scored, verdict)| {
             let images = drawn.remove(&scored.candidate.sample);
@@ -171,11 +182,17 @@ impl FilterWork {
     }
 
     /// The unfused way: decode and score the stored latents first.
-    async fn judge_latents(&self, start: u64, triplet: Triplet, scored: Vec<ScoredCandidate>) -> Result<Vec<Judged>> {
+    async fn judge_latents(
+        &self,
+        record: u64,
+        triplet: Triplet,
+        scored: Vec<ScoredCandidate>,
+        control: &Arc<Control>,
+    ) -> Result<Vec<Judged>> {
         if scored.iter().any(|candidate| candidate.error.is_some()) {
-            return self.judge_scores(triplet, scored).await;
+            return self.judge_scores(triplet, scored, control).await;
         }
-        let stored = self.latents_of(start, &scored).await?;
+        let stored = self.latents_of(record, &scored).await?;
         let (plan, job) = (self.env.plan.clone(), triplet.clone());
         let finished = self.env.device.run(move |models| finish_stored(models, &plan, &job, &stored)).await?;
         let (scored, images): (Vec<_>, Vec<_>) = finished.into_iter().unzip();
@@ -184,16 +201,20 @@ impl FilterWork {
         Ok(rows.zip(images).map(|(row, images)| Judged { row, images }).collect())
     }
 
-    /// The latents of a triplet's candidates, in order, from the chunk that holds the triplet.
-    async fn latents_of(&self, start: u64, scored: &[ScoredCandidate]) -> Result<Vec<Tensor>> {
-        let chunk = self.pairs.chunks.iter().find(|chunk| (chunk.start..chunk.end).contains(&start));
-        let object = chunk.and_then(|chunk| chunk.objects.iter().find(|object| object.role == role::LATENTS));
-        let object = object.ok_or_else(|| failure(Cause::BadInput, format!("pairs record {start} has no stored latents. Run `audit`")))?;
-        let all = self.read_latents(object).await?;
+    /// The latents of a triplet's candidates, in order, from the chunks that hold its batches.
+    async fn latents_of(&self, triplet: u64, scored: &[ScoredCandidate]) -> Result<Vec<Tensor>> {
+        let batches = self.env.plan.spec.stages.pairs.records_of(triplet);
+        let chunks = self.pairs.chunks.iter().filter(|chunk| chunk.start < batches.end && batches.start < chunk.end);
+        let mut found = HashMap::new();
+        for object in chunks.flat_map(|chunk| &chunk.objects).filter(|object| object.role == role::LATENTS) {
+            let all = self.read_latents(object).await?;
+            let wanted = scored.iter().map(|c| c.candidate.pair_id().to_string());
+            found.extend(wanted.filter_map(|pair| all.get(&pair).cloned().map(|latents| (pair, latents))));
+        }
         let of_pair = |c: &ScoredCandidate| {
             let pair = c.candidate.pair_id().to_string();
-            let missing = || failure(Cause::BadInput, format!("{}: it has no latents of pair {pair}. Run `audit`", object.key));
-            all.get(&pair).cloned().ok_or_else(missing)
+            let missing = || failure(Cause::BadInput, format!("pair {pair} of the pairs stage has no stored latents. Run `audit`"));
+            found.remove(&pair).ok_or_else(missing)
         };
         scored.iter().map(of_pair).collect()
     }
@@ -227,14 +248,20 @@ fn index_row(triplet: &Triplet, scored: ScoredCandidate, verdict: Verdict) -> In
 }
 
 /// Draws the batches that hold `samples` again, whole, because the plan's batches decide the last bits.
-fn redraw(models: &mut Models, plan: &Plan, triplet: &Triplet, samples: &BTreeSet<u32>) -> Result<HashMap<u32, Encoded>> {
+fn redraw(
+    models: &mut Models,
+    plan: &Plan,
+    triplet: &Triplet,
+    samples: &BTreeSet<u32>,
+    control: &Control,
+) -> Result<HashMap<u32, Encoded>> {
     let spec = &plan.spec;
     let drawer = Drawer::new(models, spec, triplet)?;
-    let starts: BTreeSet<u32> = samples.iter().map(|&sample| batch_of(spec, sample).start).collect();
+    let batches: BTreeSet<u32> = samples.iter().map(|&sample| spec.stages.pairs.batch_of(sample)).collect();
     let mut drawn = HashMap::new();
-    for start in starts {
-        let batch: Vec<_> = candidates(spec, triplet.id).skip(start as usize).take(batch_of(spec, start).len()).collect();
-        let latents = drawer.latents(&batch, &Control::default())?;
+    for number in batches {
+        let batch = draw::batch(spec, triplet.id, number);
+        let latents = drawer.latents(&batch, control)?;
         for finished in drawer.finish(&batch, &latents)? {
             if samples.contains(&finished.candidate.sample) {
                 drawn.insert(finished.candidate.sample, finished.encode(spec.stages.pairs.image)?);
@@ -254,11 +281,10 @@ fn finish_stored(
     let spec = &plan.spec;
     let drawer = Drawer::new(models, spec, triplet)?;
     let mut pool = Pool::new(&spec.stages.filter, spec.stages.pairs.keep_rejected);
-    let all: Vec<_> = candidates(spec, triplet.id).collect();
-    for batch in batches(spec) {
-        let range = batch.start as usize..batch.end as usize;
-        let latents = drawer.join(&stored[range.clone()])?;
-        pool.add(drawer.finish(&all[range], &latents)?);
+    for number in 0..spec.stages.pairs.batches() {
+        let samples = spec.stages.pairs.samples_of(number);
+        let latents = drawer.join(&stored[samples.start as usize..samples.end as usize])?;
+        pool.add(some_finite(drawer.finish(&draw::batch(spec, triplet.id, number), &latents)?)?);
     }
     pool.finish(spec.stages.pairs.image)
 }

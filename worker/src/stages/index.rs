@@ -6,6 +6,8 @@ use crate::control::Control;
 use crate::failure::{Result, domain, failure};
 use crate::run_partition::{ChunkData, ChunkPlace, Work};
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 use ip2p_pipeline::commit;
 use ip2p_pipeline::formats::Measured;
 use ip2p_pipeline::layout::Stage;
@@ -19,6 +21,8 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::sync::Arc;
 
+/// Partitions read at the same time.
+const READS: usize = 16;
 /// Key of the lineage in the metadata of the index.
 const LINEAGE_KEY: &str = "ip2p.lineage";
 
@@ -65,11 +69,15 @@ impl Growing {
         self.writer.write(rows).map_err(domain)
     }
 
-    async fn upload(self, env: &Env, role: &str, key: String) -> Result<DataObject> {
+    async fn upload(self, env: &Env, place: &ChunkPlace, role: &str, name: &str) -> Result<DataObject> {
+        let key = place.key(name);
         let (sink, stats) = self.writer.finish().map_err(domain)?.finish(&key, None, 0);
         self.local.close(sink)?;
-        self.local.upload(&env.store, &key).await?;
-        Ok(described(role, key, stats))
+        let object = described(role, key, stats);
+        if place.may_write(&env.store, &object)? {
+            self.local.upload(&env.store, &object.key).await?;
+        }
+        Ok(object)
     }
 }
 
@@ -95,11 +103,18 @@ impl Work for IndexWork {
     }
 
     async fn step(&mut self, _start: u64, control: &Arc<Control>) -> Result<u64> {
-        for partition in 0..self.partitions {
+        let env = self.env.clone();
+        let read = |partition| selection(&env, partition);
+        let mut selections = stream::iter(0..self.partitions).map(read).buffered(READS).boxed();
+        while let Some(tables) = selections.try_next().await? {
             if control.lost() || control.draining() {
                 return Err(failure(Cause::Preempted, "asked to leave"));
             }
-            self.add_partition(partition).await?;
+            for (key, bytes) in tables {
+                for rows in TableReader::<IndexRow>::open(&key, bytes).map_err(domain)? {
+                    self.add_rows(&rows.map_err(domain)?)?;
+                }
+            }
             control.made(1, 0);
         }
         Ok(1)
@@ -115,24 +130,23 @@ impl Work for IndexWork {
             data.figures.insert(format!("{}_pairs", split.split.name()), split.pairs as f64);
             data.figures.insert(format!("{}_triplets", split.split.name()), split.triplets as f64);
         }
-        data.written.push(index.upload(&self.env, role::INDEX, place.key("index.parquet")).await?);
-        data.written.push(kept.upload(&self.env, role::KEPT, place.key("kept.parquet")).await?);
+        data.written.push(index.upload(&self.env, place, role::INDEX, "index.parquet").await?);
+        data.written.push(kept.upload(&self.env, place, role::KEPT, "kept.parquet").await?);
         Ok(data)
     }
 }
 
-impl IndexWork {
-    async fn add_partition(&mut self, partition: u32) -> Result<()> {
-        let manifest = input(&self.env, Stage::Filter, partition).await?;
-        for object in manifest.objects(role::SELECTION) {
-            let bytes = commit::read_data(&self.env.store, object).await.map_err(domain)?;
-            for rows in TableReader::<IndexRow>::open(&object.key, bytes).map_err(domain)? {
-                self.add_rows(&rows.map_err(domain)?)?;
-            }
-        }
-        Ok(())
+/// The tables of one partition's verdicts, by key.
+async fn selection(env: &Env, partition: u32) -> Result<Vec<(String, Bytes)>> {
+    let manifest = input(env, Stage::Filter, partition).await?;
+    let mut tables = Vec::new();
+    for object in manifest.objects(role::SELECTION) {
+        tables.push((object.key.clone(), commit::read_data(&env.store, object).await.map_err(domain)?));
     }
+    Ok(tables)
+}
 
+impl IndexWork {
     fn add_rows(&mut self, rows: &[IndexRow]) -> Result<()> {
         let tables = self.tables.as_mut().ok_or_else(|| failure(Cause::Bug, "the index was handed over before its end"))?;
         let kept: Vec<IndexRow> = rows.iter().filter(|row| row.verdict == Verdict::Kept).cloned().collect();

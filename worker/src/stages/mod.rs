@@ -56,11 +56,11 @@ impl Stages for Env {
         self.plan.spec.run.chunk
     }
 
-    async fn open(&self, assignment: Assignment) -> Result<Box<dyn Work>> {
+    async fn open(&self, assignment: Assignment, again: Option<&ChunkManifest>) -> Result<Box<dyn Work>> {
         let partition = assignment.partition;
         Ok(match assignment.stage {
             Stage::Prompts => Box::new(prompts::open(self, partition).await?),
-            Stage::Pairs => Box::new(pairs::open(self, assignment).await?),
+            Stage::Pairs => Box::new(pairs::open(self, assignment, again).await?),
             Stage::Filter => Box::new(filter::open(self, assignment).await?),
             Stage::Index => Box::new(index::open(self).await?),
             Stage::Shards => Box::new(shards::open(self, partition).await?),

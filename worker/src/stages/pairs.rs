@@ -1,23 +1,25 @@
 //! `pairs`: triplet -> scored candidates, with the images of the best.
 //!
-//! Unfused, it stores every candidate's latents instead, and `filter` decodes and scores them.
+//! Its record is a batch of a triplet, because a triplet can take longer than a worker lives. Unfused, it stores every
+//! candidate's latents instead, and `filter` decodes and scores them.
 
 use super::bundle::ImageBundle;
 use super::patience::{Draws, draw_patiently};
-use super::pool::{Encoded, Pool, all_failed};
+use super::pool::{Encoded, Pool, all_failed, some_finite};
 use super::{Env, input, role, rows};
 use crate::control::Control;
-use crate::draw::{self, Drawer, batches, candidates};
-use crate::failure::{Result, domain};
+use crate::draw::{self, Drawer, Finished};
+use crate::failure::{Result, domain, failure};
 use crate::loaded::Models;
 use crate::run_partition::{ChunkData, ChunkPlace, Work};
 use async_trait::async_trait;
 use ip2p_pipeline::layout::Stage;
-use ip2p_pipeline::manifest::Counts;
+use ip2p_pipeline::manifest::{ChunkManifest, Counts};
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::records::{ScoredCandidate, Triplet};
+use ip2p_pipeline::spec::Filter;
 use ip2p_pipeline::tables::Table;
-use ip2p_pipeline::task::Assignment;
+use ip2p_pipeline::task::{Assignment, Cause};
 use std::sync::Arc;
 
 struct PairsWork {
@@ -26,6 +28,10 @@ struct PairsWork {
     /// Failed attempts at the partition before this one.
     failures: u32,
     drawn: Vec<Drawn>,
+    /// Chooses the images that are stored.
+    filter: Filter,
+    /// The triplet whose batches are being drawn, by number, and its candidates since the last chunk.
+    open: Option<(u64, Pool)>,
 }
 
 /// What was made of one candidate since the last chunk.
@@ -36,10 +42,11 @@ struct Drawn {
     latents: Option<candle_core::Tensor>,
 }
 
-pub(super) async fn open(env: &Env, assignment: Assignment) -> Result<impl Work + use<>> {
+pub(super) async fn open(env: &Env, assignment: Assignment, again: Option<&ChunkManifest>) -> Result<impl Work + use<>> {
+    let filter = again.and_then(|chunk| chunk.stored_by.clone()).unwrap_or_else(|| env.plan.spec.stages.filter.clone());
     let prompts = input(env, Stage::Prompts, assignment.partition).await?;
     let triplets = rows(env, &prompts, role::TRIPLETS).await?;
-    Ok(PairsWork { env: env.clone(), triplets, failures: assignment.failures, drawn: Vec::new() })
+    Ok(PairsWork { env: env.clone(), triplets, failures: assignment.failures, drawn: Vec::new(), filter, open: None })
 }
 
 /// The triplets of a partition on the device thread.
@@ -49,13 +56,22 @@ struct OnDevice<'a> {
     control: &'a Arc<Control>,
 }
 
+/// A batch as it comes from the device.
+enum Batch {
+    Fused(Vec<Finished>),
+    /// Candidates with their final latents.
+    Unfused(Vec<Drawn>),
+}
+
 #[async_trait]
 impl Draws for OnDevice<'_> {
-    type Drawn = Vec<Drawn>;
+    type Drawn = Batch;
 
-    async fn draw(&self, record: u64) -> Result<Vec<Drawn>> {
-        let (plan, triplet, control) = (self.env.plan.clone(), self.triplets[record as usize].clone(), self.control.clone());
-        self.env.device.run(move |models| draw_triplet(models, &plan, &triplet, &control)).await
+    async fn draw(&self, record: u64) -> Result<Batch> {
+        let (plan, control) = (self.env.plan.clone(), self.control.clone());
+        let (triplet, number) = plan.spec.stages.pairs.record(record);
+        let triplet = self.triplets[triplet as usize].clone();
+        self.env.device.run(move |models| draw_batch(models, &plan, &triplet, number, &control)).await
     }
 
     async fn draw_reference(&self) -> Result<()> {
@@ -75,20 +91,50 @@ impl Draws for OnDevice<'_> {
 #[async_trait]
 impl Work for PairsWork {
     fn records(&self) -> u64 {
-        self.triplets.len() as u64
+        self.triplets.len() as u64 * u64::from(self.env.plan.spec.stages.pairs.batches())
     }
 
-    /// One triplet.
+    /// One batch.
     async fn step(&mut self, start: u64, control: &Arc<Control>) -> Result<u64> {
-        let draws = OnDevice { env: &self.env, triplets: &self.triplets, control };
-        let verdict = draw_patiently(&draws, start, self.failures).await?;
-        self.drawn.extend(verdict.unwrap_or_else(|error| quarantined(&self.env.plan, &self.triplets[start as usize], &error)));
+        let (triplet, number) = self.env.plan.spec.stages.pairs.record(start);
+        if self.open.as_ref().is_some_and(|(open, _)| *open != triplet) {
+            self.close().await?;
+        }
+        let verdict = {
+            let draws = OnDevice { env: &self.env, triplets: &self.triplets, control };
+            draw_patiently(&draws, start, self.failures).await?
+        };
+        let (drawn, kept) = match verdict {
+            Ok(Batch::Fused(batch)) => self.add(triplet, batch),
+            Ok(Batch::Unfused(batch)) => {
+                let drawn = batch.len();
+                self.drawn.extend(batch);
+                (drawn, 0)
+            }
+            Err(error) => {
+                // Candidates stay in the order of the plan.
+                self.close().await?;
+                let failed = quarantined(&self.env.plan, &self.triplets[triplet as usize], number, &error);
+                let drawn = failed.len();
+                self.drawn.extend(failed);
+                (drawn, 0)
+            }
+        };
+        control.made(drawn as u64, kept);
         Ok(start + 1)
     }
 
+    fn held(&self) -> u64 {
+        let images = |drawn: &Drawn| drawn.images.iter().flatten().map(Vec::len).sum::<usize>();
+        let latents = |drawn: &Drawn| drawn.latents.as_ref().map_or(0, |tensor| 4 * tensor.elem_count());
+        self.drawn.iter().map(|drawn| images(drawn) + latents(drawn)).sum::<usize>() as u64
+    }
+
     async fn take_chunk(&mut self, place: &ChunkPlace) -> Result<ChunkData> {
+        self.close().await?;
         let extension = self.env.plan.spec.stages.pairs.image.extension();
-        let mut data = ChunkData::default();
+        let stored_by = self.env.plan.spec.stages.pairs.fuse.then(|| self.filter.clone());
+        let mut data = ChunkData { stored_by, ..ChunkData::default() };
         let mut bundle = ImageBundle::new(place.key("images.tar"));
         let (mut table, mut latents) = (Vec::new(), Vec::new());
         for Drawn { mut scored, images, latents: drawn } in std::mem::take(&mut self.drawn) {
@@ -111,9 +157,30 @@ impl Work for PairsWork {
     }
 }
 
-fn quarantined(plan: &Plan, triplet: &Triplet, error: &str) -> Vec<Drawn> {
-    tracing::warn!(triplet = %triplet.id, "quarantined: {error}");
-    let failed = all_failed(candidates(&plan.spec, triplet.id), error);
+impl PairsWork {
+    /// Adds a batch of a triplet to those before it; returns how many candidates it has, and how many more pass now.
+    fn add(&mut self, triplet: u64, batch: Vec<Finished>) -> (usize, u64) {
+        let keep_rejected = self.env.plan.spec.stages.pairs.keep_rejected;
+        let (_, pool) = self.open.get_or_insert_with(|| (triplet, Pool::new(&self.filter, keep_rejected)));
+        let (drawn, before) = (batch.len(), pool.kept());
+        pool.add(batch);
+        (drawn, pool.kept().saturating_sub(before))
+    }
+
+    /// Encodes the images of the triplet at hand: no more of its candidates join the race.
+    async fn close(&mut self) -> Result<()> {
+        let Some((_, pool)) = self.open.take() else { return Ok(()) };
+        let format = self.env.plan.spec.stages.pairs.image;
+        let encoded = tokio::task::spawn_blocking(move || pool.finish(format)).await;
+        let finished = encoded.map_err(|e| failure(Cause::Bug, format!("the thread that encodes images ended: {e}")))??;
+        self.drawn.extend(finished.into_iter().map(|(scored, images)| Drawn { scored, images, latents: None }));
+        Ok(())
+    }
+}
+
+fn quarantined(plan: &Plan, triplet: &Triplet, number: u32, error: &str) -> Vec<Drawn> {
+    tracing::warn!(triplet = %triplet.id, batch = number, "quarantined: {error}");
+    let failed = all_failed(draw::batch(&plan.spec, triplet.id, number).into_iter(), error);
     failed.into_iter().map(|(scored, images)| Drawn { scored, images, latents: None }).collect()
 }
 
@@ -122,28 +189,19 @@ fn counts_of(scored: &ScoredCandidate) -> Counts {
     Counts { expected: 1, output: 1 - quarantined, quarantined, ..Counts::default() }
 }
 
-/// Draws all candidates of a triplet, batch by batch.
-fn draw_triplet(models: &mut Models, plan: &Plan, triplet: &Triplet, control: &Control) -> Result<Vec<Drawn>> {
+fn draw_batch(models: &mut Models, plan: &Plan, triplet: &Triplet, number: u32, control: &Control) -> Result<Batch> {
     let spec = &plan.spec;
+    let batch = draw::batch(spec, triplet.id, number);
     let drawer = Drawer::new(models, spec, triplet)?;
-    let mut pool = Pool::new(&spec.stages.filter, spec.stages.pairs.keep_rejected);
-    let mut unfused = Vec::new();
-    for batch in batches(spec) {
-        let batch: Vec<_> = candidates(spec, triplet.id).skip(batch.start as usize).take(batch.len()).collect();
-        let latents = drawer.latents(&batch, control)?;
-        let before = pool.kept();
-        if spec.stages.pairs.fuse {
-            pool.add(drawer.finish(&batch, &latents)?);
-        } else {
-            unfused.extend(batch.iter().zip(drawer.split(&latents)?).map(|(candidate, latents)| {
-                let scored = ScoredCandidate { candidate: candidate.clone(), scores: None, error: None, images: None };
-                Drawn { scored, images: None, latents: Some(latents) }
-            }));
-        }
-        control.made(batch.len() as u64, pool.kept().saturating_sub(before));
+    let latents = drawer.latents(&batch, control)?;
+    if spec.stages.pairs.fuse {
+        return Ok(Batch::Fused(some_finite(drawer.finish(&batch, &latents)?)?));
     }
-    let fused = pool.finish(spec.stages.pairs.image)?.into_iter();
-    Ok(fused.map(|(scored, images)| Drawn { scored, images, latents: None }).chain(unfused).collect())
+    let drawn = batch.into_iter().zip(drawer.split(&latents)?).map(|(candidate, latents)| {
+        let scored = ScoredCandidate { candidate, scores: None, error: None, images: None };
+        Drawn { scored, images: None, latents: Some(latents) }
+    });
+    Ok(Batch::Unfused(drawn.collect()))
 }
 
 #[cfg(test)]
@@ -153,9 +211,8 @@ mod tests {
     use crate::run_partition::run_partition;
     use crate::testing;
     use ip2p_pipeline::commit;
-    use ip2p_pipeline::manifest::{Attempt, ChunkManifest, PartitionManifest};
+    use ip2p_pipeline::manifest::{Attempt, PartitionManifest};
     use ip2p_pipeline::store::Store;
-    use ip2p_pipeline::task::Cause;
     use std::path::Path;
 
     /// Copies the bundled diffusion model with a UNet whose every output is NaN, as a sick GPU's is.
@@ -195,6 +252,7 @@ mod tests {
             objects: vec![object],
             seconds: 1.0,
             figures: Default::default(),
+            stored_by: None,
         };
         let manifest = PartitionManifest { stage: Stage::Prompts, partition: 0, records: 4, attempt, chunks: vec![chunk] };
         commit::commit_partition(&store, &dir, &manifest).await.unwrap();
@@ -207,6 +265,42 @@ mod tests {
         run_partition(env, assignment, "w", &Arc::new(Control::default())).await.map(|finished| finished.counts)
     }
 
+    /// A kill loses at most the batch at hand, and so does a worker that is asked to leave.
+    #[tokio::test]
+    async fn a_triplet_is_committed_batch_by_batch() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = |samples: u32, chunk| {
+            let mut plan = testing::plan(dir.path());
+            (plan.spec.stages.pairs.samples, plan.spec.stages.pairs.batch, plan.spec.stages.filter.keep) = (samples, 2, 2);
+            plan.spec.run.chunk = std::time::Duration::from_secs(chunk);
+            plan
+        };
+        let candidates = async |env: &Env| {
+            let manifest = input(env, Stage::Pairs, 0).await.unwrap();
+            let rows = rows::<ScoredCandidate>(env, &manifest, role::CANDIDATES).await.unwrap();
+            (manifest.records, manifest.chunks.len(), rows)
+        };
+        let env_of = async |plan: Plan| {
+            let env = env(plan).await;
+            attempt(&env, 0).await.unwrap();
+            candidates(&env).await
+        };
+        let (records, chunks, fine) = env_of(plan(3, 0)).await;
+        assert_eq!((records, chunks, fine.len()), (8, 8, 12));
+        let (_, chunks, coarse) = env_of(plan(3, 3600)).await;
+        assert_eq!(chunks, 1);
+        let scores = |rows: &[ScoredCandidate]| rows.iter().map(|row| (row.candidate.clone(), row.scores)).collect::<Vec<_>>();
+        assert_eq!(scores(&fine), scores(&coarse), "where it is cut changes no bit");
+
+        let env = env(plan(3, 3600)).await;
+        let control = Arc::new(Control::default());
+        control.drain();
+        let assignment = Assignment { stage: Stage::Pairs, partition: 0, epoch: 7, failures: 0 };
+        let f = run_partition(&env, assignment, "w", &control).await.unwrap_err();
+        assert_eq!(f.cause, Cause::Preempted);
+        assert!(f.message.contains("step 1"), "it leaves within a step: {}", f.message);
+    }
+
     /// The models are real, and so is their failure.
     #[tokio::test]
     async fn a_sick_device_quarantines_nothing() {
@@ -216,7 +310,7 @@ mod tests {
         plan.spec.models.diffusion = dir.path().display().to_string();
         let env = env(plan).await;
         let f = attempt(&env, 0).await.unwrap_err();
-        assert_eq!((f.cause, f.message.as_str()), (Cause::Bug, "no image of the triplet is finite"));
+        assert_eq!((f.cause, f.message.as_str()), (Cause::Bug, "no image of the batch is finite"));
         let f = attempt(&env, 1).await.unwrap_err();
         assert_eq!(f.cause, Cause::Resource);
         assert!(f.message.contains("cpu") && f.message.contains("is at fault"), "{}", f.message);

@@ -42,13 +42,7 @@ impl Pool {
     }
 
     /// Every candidate with its scores, and the images of those still in the race.
-    ///
-    /// One image that is not finite is its candidate's misfortune; all of them are a failure of the models.
     pub fn finish(self, format: ImageFormat) -> Result<Vec<(ScoredCandidate, Option<Encoded>)>> {
-        let broken = |scored: &ScoredCandidate| scored.scores.is_some_and(|scores| scores.clip_sim_dir.is_nan());
-        if !self.scored.is_empty() && self.scored.iter().all(broken) {
-            return Err(failure(Cause::Bug, "no image of the triplet is finite"));
-        }
         let encode = |[before, after]: [images::Rgb8; 2]| Ok([encode(&before, format)?, encode(&after, format)?]);
         let pairs = self.scored.into_iter().zip(self.pixels);
         pairs.map(|(scored, pixels)| Ok((scored, pixels.map(encode).transpose()?))).collect()
@@ -59,7 +53,15 @@ fn encode(image: &images::Rgb8, format: ImageFormat) -> Result<Vec<u8>> {
     image.encode(format).map_err(|e| failure(Cause::Bug, format!("image encoder: {e}")))
 }
 
-/// Every candidate of a triplet that failed, with the error.
+/// One image that is not finite is its candidate's misfortune; a whole batch of them is a failure of the models.
+pub(super) fn some_finite(batch: Vec<Finished>) -> Result<Vec<Finished>> {
+    match batch.iter().all(|finished| finished.scores.clip_sim_dir.is_nan()) {
+        true => Err(failure(Cause::Bug, "no image of the batch is finite")),
+        false => Ok(batch),
+    }
+}
+
+/// Candidates that could not be drawn, with the error.
 pub(super) fn all_failed(candidates: impl Iterator<Item = Candidate>, error: &str) -> Vec<(ScoredCandidate, Option<Encoded>)> {
     candidates.map(|candidate| (ScoredCandidate { candidate, scores: None, error: Some(error.to_string()), images: None }, None)).collect()
 }

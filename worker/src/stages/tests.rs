@@ -62,8 +62,18 @@ async fn filtered() -> Env {
 fn manifest(stage: Stage, records: u64, object: ip2p_pipeline::manifest::DataObject) -> PartitionManifest {
     let attempt = Attempt { epoch: 1, worker: "before".to_string() };
     let (counts, objects, figures) = (Counts::default(), vec![object], BTreeMap::new());
-    let chunk =
-        ChunkManifest { stage, partition: 0, start: 0, end: records, attempt: attempt.clone(), counts, objects, seconds: 1.0, figures };
+    let chunk = ChunkManifest {
+        stage,
+        partition: 0,
+        start: 0,
+        end: records,
+        attempt: attempt.clone(),
+        counts,
+        objects,
+        seconds: 1.0,
+        figures,
+        stored_by: None,
+    };
     PartitionManifest { stage, partition: 0, records, attempt, chunks: vec![chunk] }
 }
 
@@ -134,7 +144,7 @@ async fn the_index_has_every_verdict_and_describes_its_objects() {
 }
 
 #[tokio::test]
-async fn an_altered_image_stops_its_shard_with_the_name_of_its_object() {
+async fn an_altered_image_ends_the_attempt_with_the_name_of_its_object_and_of_its_maker() {
     let env = filtered().await;
     let shards = index(&env).await;
     let images = env.plan.dir(Stage::Pairs).data(0, 1, 0, "images.tar");
@@ -143,7 +153,7 @@ async fn an_altered_image_stops_its_shard_with_the_name_of_its_object() {
     let mut refused = 0;
     for shard in 0..shards {
         let Err(failure) = run(&env, Stage::Shards, shard).await else { continue };
-        assert_eq!(failure.cause, Cause::BadInput);
+        assert_eq!(failure.cause, Cause::Damaged { stage: Stage::Pairs, partition: 0 });
         for part in [&env.store.url_of(&images), "bytes 512 to 2516", "`audit`"] {
             assert!(failure.message.contains(part), "`{part}` is not in: {}", failure.message);
         }
@@ -165,6 +175,29 @@ async fn a_committed_shard_is_written_again_with_the_same_bytes() {
         let again = run(&env, Stage::Shards, shard).await.unwrap();
         assert_eq!(again.counts, read_manifest(&env, Stage::Shards, shard).await.counts());
     }
+    assert!(contents(&env).await == before);
+}
+
+#[tokio::test]
+async fn damaged_objects_of_a_committed_partition_are_made_again_or_left_alone() {
+    let env = filtered().await;
+    index(&env).await;
+    let before = contents(&env).await;
+    let manifest = read_manifest(&env, Stage::Index, 0).await;
+    let object = |role| manifest.objects(role).next().unwrap().key.clone();
+    env.store.delete(&object(role::INDEX)).await.unwrap();
+    flip_byte(&env, &object(role::KEPT), 100).await;
+    run(&env, Stage::Index, 0).await.unwrap();
+    assert!(contents(&env).await == before);
+
+    // What would be made is not what was committed: another version, or chance, made it.
+    let mut other = manifest.clone();
+    other.chunks[0].objects[0].blake3 = "0".repeat(64);
+    env.store.put(&env.plan.dir(Stage::Index).manifest(0), commit::encode(&other).unwrap()).await.unwrap();
+    let before = contents(&env).await;
+    let failure = run(&env, Stage::Index, 0).await.unwrap_err();
+    assert_eq!(failure.cause, Cause::BadInput);
+    assert!(failure.message.contains(&object(role::INDEX)) && failure.message.contains("cannot be made again"), "{}", failure.message);
     assert!(contents(&env).await == before);
 }
 

@@ -11,6 +11,7 @@ use ip2p_worker::models::text_encoder::TextEncoder;
 use ip2p_worker::models::tokenizer::{ClipTokenizer, Dialect};
 use serde_json::Value;
 
+use crate::place;
 use crate::support::{self, Reference};
 
 const CPU: Device = Device::Cpu;
@@ -45,8 +46,8 @@ fn openai(case: &Path) -> Clip {
 
 #[test]
 fn golden_clip_tokens() {
-    let Some(case) = support::case("clip") else { return };
-    let reference = Reference::open(&case.join("tokens.safetensors"));
+    let (Some(case), Some(file)) = (place::case("clip"), place::file("clip", "tokens.safetensors")) else { return };
+    let reference = Reference::open(&file);
     let tokenizer = ClipTokenizer::for_model(&case).unwrap();
     let too_long = support::json::<Value>(&case.join("texts.json"))["raises_without_truncate"].clone();
     for (dialect, name) in [(Dialect::OpenAi, "clip_tokens"), (Dialect::StableDiffusion, "sd_tokens")] {
@@ -63,8 +64,8 @@ fn golden_clip_tokens() {
 
 #[test]
 fn golden_clip_preprocess() {
-    let Some(case) = support::case("clip") else { return };
-    let reference = Reference::open(&case.join("preprocess.safetensors"));
+    let (Some(case), Some(file)) = (place::case("clip"), place::file("clip", "preprocess.safetensors")) else { return };
+    let reference = Reference::open(&file);
     let size = ClipConfig::from_json(&case.join("config.json")).unwrap().vision.image_size;
     for name in reference.names().filter(|name| name.starts_with("image_")) {
         let image = reference.get(name);
@@ -75,8 +76,8 @@ fn golden_clip_preprocess() {
 
 #[test]
 fn golden_clip_sd_text_encoder() {
-    let Some(case) = support::case("clip") else { return };
-    let reference = Reference::open(&case.join("sd_text_encoder.safetensors"));
+    let (Some(case), Some(file)) = (place::case("clip"), place::file("clip", "sd_text_encoder.safetensors")) else { return };
+    let reference = Reference::open(&file);
     let weights = Weights::open(&case.join("hf.safetensors")).unwrap();
     let config = text_config_from_json(&case.join("config.json")).unwrap();
     let tokenizer = ClipTokenizer::for_model(&case).unwrap();
@@ -89,8 +90,8 @@ fn golden_clip_sd_text_encoder() {
 
 #[test]
 fn golden_clip_features_and_similarities() {
-    let Some(case) = support::case("clip") else { return };
-    let reference = Reference::open(&case.join("similarity.safetensors"));
+    let (Some(case), Some(file)) = (place::case("clip"), place::file("clip", "similarity.safetensors")) else { return };
+    let reference = Reference::open(&file);
     let all = texts(&case.join("texts.json"), "texts");
     let captions = ["text_0", "text_1"].map(|key| texts(&case.join("similarity_texts.json"), key));
     for clip in [hf(&case), openai(&case)] {

@@ -7,7 +7,8 @@ use ip2p_worker::models::unet::Rows;
 use ip2p_worker::models::vae::{each_image, to_unit};
 use serde::Deserialize;
 
-use super::support::{Reference, assert_bytes, case, files, json, max_difference};
+use super::place::{case, runs};
+use super::support::{Reference, assert_bytes, json, max_difference};
 use super::{unet, vae};
 
 #[derive(Deserialize)]
@@ -20,11 +21,10 @@ struct Params {
 
 #[test]
 fn golden_edit() {
-    let Some(folder) = case("edit") else { return };
-    let vae_folder = case("vae").expect("the edit case uses the autoencoder of vae");
+    // It uses the autoencoder of vae.
+    let (Some(folder), Some(vae_folder)) = (case("edit"), case("vae")) else { return };
     let vae = vae::load(&vae_folder, &vae_folder.join("vae_diffusers.safetensors"));
-    let runs = files(&folder, "io", ".safetensors");
-    assert!(!runs.is_empty(), "no io*.safetensors in {}", folder.display());
+    let runs = runs("edit", "io");
     for (_, unet) in unet::all(&folder) {
         for run in &runs {
             let ending = run.file_stem().unwrap().to_str().unwrap().trim_start_matches("io").to_string();

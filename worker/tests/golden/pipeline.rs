@@ -22,7 +22,8 @@ use serde::Deserialize;
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::{colorspace::ColorSpace, options::DecoderOptions};
 
-use super::support::{Reference, assert_bytes, assert_written, case, json, max_difference};
+use super::place::{case, file};
+use super::support::{Reference, assert_bytes, assert_written, json, max_difference};
 use super::{mt19937, unet, vae};
 
 #[derive(Deserialize)]
@@ -66,27 +67,26 @@ struct Models {
     clip: Clip,
 }
 
-fn models() -> Models {
-    let folder = |name: &str| case(name).unwrap_or_else(|| panic!("the pipeline case needs the models of {name}"));
-    let (clip, vae_folder) = (folder("clip"), folder("vae"));
+/// Those of the three cases; `None` when one is not there.
+fn models() -> Option<Models> {
+    let (Some(clip), Some(vae_folder), Some(unet_folder)) = (case("clip"), case("vae"), case("unet_p2p")) else { return None };
     let tokenizer = || ClipTokenizer::for_model(&clip).unwrap();
     let weights = Weights::open(&clip.join("hf.safetensors")).unwrap();
     let config = clip.join("config.json");
     let text_config = text_config_from_json(&config).unwrap();
-    Models {
-        unet: unet::all(&folder("unet_p2p")).swap_remove(0).1,
+    Some(Models {
+        unet: unet::all(&unet_folder).swap_remove(0).1,
         vae: vae::load(&vae_folder, &vae_folder.join("vae_diffusers.safetensors")),
         text: TextEncoder::new(&weights, "text_model.", &text_config, tokenizer(), DType::F32, &Device::Cpu).unwrap(),
         clip: Clip::from_hf(&weights, &ClipConfig::from_json(&config).unwrap(), tokenizer(), DType::F32, &Device::Cpu).unwrap(),
-    }
+    })
 }
 
 #[test]
 fn golden_pipeline() {
-    let Some(folder) = case("pipeline") else { return };
-    let run: Run = json(&folder.join("samples.json"));
-    check_draws(&run, &std::fs::read_to_string(folder.join("samples.json")).unwrap());
-    let models = models();
+    let (Some(folder), Some(samples), Some(models)) = (case("pipeline"), file("pipeline", "samples.json"), models()) else { return };
+    let run: Run = json(&samples);
+    check_draws(&run, &std::fs::read_to_string(samples).unwrap());
     let reference = Reference::open(&folder.join("samples.safetensors"));
     let prompts = std::fs::read_to_string(folder.join("prompts.jsonl")).unwrap();
     for (prompt, line) in prompts.lines().enumerate() {

@@ -1,5 +1,6 @@
 //! The noise schedule and complete runs of the sampler with Prompt-to-Prompt and guidance.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -11,7 +12,8 @@ use ip2p_worker::diffusion::{Draw, Drawn, Settings, Texts, draw};
 use ip2p_worker::models::{Error, UNet};
 use serde::Deserialize;
 
-use super::support::{Reference, case, files, json, max_difference};
+use super::place::{case, file, runs};
+use super::support::{Reference, json, max_difference};
 use super::unet;
 
 const LATENTS: f32 = 3e-3;
@@ -26,8 +28,8 @@ fn assert_relative(what: &str, actual: &[f64], expected: &[f32], tolerance: f64)
 
 #[test]
 fn golden_schedule() {
-    let Some(folder) = case("sampler") else { return };
-    let reference = Reference::open(&folder.join("schedule.safetensors"));
+    let Some(file) = file("sampler", "schedule.safetensors") else { return };
+    let reference = Reference::open(&file);
     let schedule = Schedule::default();
     assert_relative("betas", &betas(), &reference.f32s("betas"), 1e-6);
     assert_relative("alphas_cumprod", &alphas_cumprod(), &reference.f32s("alphas_cumprod"), 0.0);
@@ -76,23 +78,24 @@ fn noise<'a>(initial: &'a [f32], steps: &'a [f32]) -> impl Fn(u64, &mut [f32]) +
     }
 }
 
-/// Every reference run, alone and as one batch of candidates: a row does not depend on its neighbours.
+/// Every reference run, alone and with the others of as many steps as one batch of candidates: a row does not depend on its
+/// neighbours.
 #[test]
 fn golden_sampler() {
-    let Some(folder) = case("sampler") else { return };
-    let models = case("unet_p2p").expect("the sampler's runs need the UNet of unet_p2p");
+    // The runs draw with the UNet of unet_p2p.
+    let Some(models) = case("unet_p2p") else { return };
     let (_, unet) = unet::all(&models).swap_remove(0);
-    let found = files(&folder, "run", ".safetensors");
-    assert!(!found.is_empty(), "no run*.safetensors in {}", folder.display());
-    for file in found {
+    for file in runs("sampler", "run") {
         let reference = Reference::open(&file);
-        let runs: Vec<Run> = runs_of(&file).into_iter().filter(|run| reference.find(&format!("{}.final", run.run)).is_some()).collect();
-        assert!(!runs.is_empty(), "no runs of {}", file.display());
-        for run in &runs {
-            check_run(&unet, &reference, std::slice::from_ref(run));
+        let described: Vec<Run> =
+            runs_of(&file).into_iter().filter(|run| reference.find(&format!("{}.final", run.run)).is_some()).collect();
+        assert!(!described.is_empty(), "no runs of {}", file.display());
+        let mut by_steps: BTreeMap<usize, Vec<Run>> = BTreeMap::new();
+        for run in described {
+            check_run(&unet, &reference, std::slice::from_ref(&run));
+            by_steps.entry(run.steps).or_default().push(run);
         }
-        let together: Vec<Run> = runs.into_iter().filter(|run| run.steps == reference.get("step_noises").dim(0).unwrap() + 1).collect();
-        check_run(&unet, &reference, &together);
+        by_steps.values().filter(|together| together.len() > 1).for_each(|together| check_run(&unet, &reference, together));
     }
 }
 

@@ -1,46 +1,10 @@
-//! Finding cases, reading their files, comparing.
+//! Reading files of cases, comparing.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use serde::de::DeserializeOwned;
-
-/// The reference folder.
-pub fn root() -> PathBuf {
-    match std::env::var_os("IP2P_GOLDEN") {
-        // Cargo runs tests in the package's folder; a relative path is meant from where cargo was called, the workspace.
-        Some(dir) if Path::new(&dir).is_absolute() => PathBuf::from(dir),
-        Some(dir) => workspace().join(dir),
-        None => workspace().join("tests/golden"),
-    }
-}
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
-}
-
-/// The folder of a case, or `None` after saying that it is skipped.
-pub fn case(name: &str) -> Option<PathBuf> {
-    let folder = root().join(name);
-    if !folder.is_dir() {
-        eprintln!("skipped: no {name} in {}", root().display());
-        return None;
-    }
-    Some(folder)
-}
-
-/// The files of a folder whose names start with `start` and end with `end`, in order.
-pub fn files(folder: &Path, start: &str, end: &str) -> Vec<PathBuf> {
-    let fits = |name: &str| name.starts_with(start) && name.ends_with(end);
-    let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.file_name().and_then(|n| n.to_str()).is_some_and(fits))
-        .collect();
-    found.sort();
-    found
-}
 
 pub fn json<T: DeserializeOwned>(path: &Path) -> T {
     let text = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));

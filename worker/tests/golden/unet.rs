@@ -7,7 +7,8 @@ use candle_core::{DType, Device, Tensor};
 use ip2p_worker::models::unet::{Part, Rows, UNet, UNetConfig};
 use ip2p_worker::models::{Weights, error::Error};
 
-use super::support::{Reference, case, files, json, max_difference};
+use super::place::{case, file, files, runs};
+use super::support::{Reference, json, max_difference};
 
 const TOLERANCE: f32 = 5e-5;
 
@@ -24,6 +25,10 @@ pub fn all(folder: &Path) -> Vec<(PathBuf, UNet)> {
     found.into_iter().map(|file| (file.clone(), load(folder, &file))).collect()
 }
 
+fn first_run() -> Option<Reference> {
+    runs("unet_p2p", "io").first().map(|run| Reference::open(run))
+}
+
 /// Rows of a reference batch of one pair, each with a context of its own: the second half of each half follows the first.
 fn rows(b: usize, p2p: bool) -> Rows {
     let half = b / 2;
@@ -34,8 +39,7 @@ fn rows(b: usize, p2p: bool) -> Rows {
 #[test]
 fn golden_unet() {
     let Some(folder) = case("unet_p2p") else { return };
-    let runs = files(&folder, "io", ".safetensors");
-    assert!(!runs.is_empty(), "no io*.safetensors in {}", folder.display());
+    let runs = runs("unet_p2p", "io");
     for (_, unet) in all(&folder) {
         for run in &runs {
             let io = Reference::open(run);
@@ -59,7 +63,7 @@ fn golden_unet_inside() {
     let Some(folder) = case("unet_p2p") else { return };
     let mut compared = 0;
     for (_, unet) in all(&folder) {
-        for run in files(&folder, "io", ".safetensors") {
+        for run in runs("unet_p2p", "io") {
             let io = Reference::open(&run);
             let text = unet.text_context(io.get("context")).unwrap();
             for (p2p, ending) in [(false, "p2p_off"), (true, "p2p_on")] {
@@ -95,7 +99,7 @@ fn original_name(part: Part) -> String {
 fn golden_unet_mixed_rows() {
     let Some(folder) = case("unet_p2p") else { return };
     let (_, unet) = all(&folder).swap_remove(0);
-    let io = Reference::open(&files(&folder, "io", ".safetensors")[0]);
+    let Some(io) = first_run() else { return };
     let text = unet.text_context(io.get("context")).unwrap();
     let mut mixed = rows(4, true);
     mixed.shared.remove(0);
@@ -109,11 +113,15 @@ fn golden_unet_mixed_rows() {
 /// Sizes read from the shapes of the original naming are those of the configuration, except for the number of heads.
 #[test]
 fn golden_unet_sizes_from_shapes() {
-    let Some(folder) = case("unet_p2p") else { return };
-    let weights = Weights::open(&folder.join("unet_ldm.safetensors")).unwrap();
+    let (Some(folder), Some(ldm), Some(params)) =
+        (case("unet_p2p"), file("unet_p2p", "unet_ldm.safetensors"), file("unet_p2p", "ldm_unet_params.json"))
+    else {
+        return;
+    };
+    let weights = Weights::open(&ldm).unwrap();
     let mut inferred = UNetConfig::infer(&weights, "model.diffusion_model.").unwrap();
     let config = UNetConfig::read(&folder.join("config.json")).unwrap();
-    let params: serde_json::Value = json(&folder.join("ldm_unet_params.json"));
+    let params: serde_json::Value = json(&params);
     assert_eq!(params["model_channels"], config.levels[0].channels);
     inferred.levels.iter_mut().zip(&config.levels).for_each(|(inferred, level)| inferred.heads = level.heads);
     assert_eq!(inferred, config);
@@ -122,23 +130,24 @@ fn golden_unet_sizes_from_shapes() {
 /// A configuration of other sizes is refused with the names and shapes that do not fit.
 #[test]
 fn golden_unet_of_other_sizes_is_refused() {
-    let Some(folder) = case("unet_p2p") else { return };
+    let (Some(folder), Some(file)) = (case("unet_p2p"), file("unet_p2p", "unet_diffusers.safetensors")) else { return };
     let mut config = UNetConfig::read(&folder.join("config.json")).unwrap();
+    let missing = format!("missing: down_blocks.0.resnets.{}.conv1.weight", config.layers_per_block);
     config.layers_per_block += 1;
     config.context_width += 8;
-    let weights = Weights::open(&folder.join("unet_diffusers.safetensors")).unwrap();
+    let weights = Weights::open(&file).unwrap();
     let error = UNet::load(config, &weights, false, DType::F32, &Device::Cpu).err().unwrap();
     let Error::Mismatch(mismatch) = error else { panic!("{error}") };
     let text = mismatch.to_string();
-    assert!(mismatch.problems.len() > 50 && text.contains("attn2.to_k.weight is ["), "{text}");
-    assert!(mismatch.problems.iter().any(|p| p.to_string().starts_with("missing: down_blocks.0.resnets.1.conv1.weight")), "{text}");
+    assert!(text.contains("attn2.to_k.weight is ["), "{text}");
+    assert!(mismatch.problems.iter().any(|p| p.to_string().starts_with(&missing)), "{text}");
 }
 
 /// Moving averages of a training checkpoint: their names have lost all dots but the first.
 #[test]
 fn golden_unet_from_averages() {
-    let Some(folder) = case("unet_p2p") else { return };
-    let tensors = candle_core::safetensors::load(folder.join("unet_ldm.safetensors"), &Device::Cpu).unwrap();
+    let (Some(folder), Some(ldm)) = (case("unet_p2p"), file("unet_p2p", "unet_ldm.safetensors")) else { return };
+    let tensors = candle_core::safetensors::load(ldm, &Device::Cpu).unwrap();
     let averaged = |name: &str| format!("model_ema.{}", name.strip_prefix("model.").unwrap().replace('.', ""));
     let mut file: HashMap<String, Tensor> = tensors.iter().map(|(name, tensor)| (averaged(name), tensor.clone())).collect();
     file.insert("model_ema.num_updates".into(), Tensor::zeros((), DType::U8, &Device::Cpu).unwrap());
@@ -148,7 +157,7 @@ fn golden_unet_from_averages() {
     let path = dir.path().join("checkpoint.safetensors");
     candle_core::safetensors::save(&file, &path).unwrap();
     let config = UNetConfig::read(&folder.join("config.json")).unwrap();
-    let io = Reference::open(&files(&folder, "io", ".safetensors")[0]);
+    let Some(io) = first_run() else { return };
     for (averages, zero) in [(true, false), (false, true)] {
         let unet = UNet::load(config.clone(), &Weights::open(&path).unwrap(), averages, DType::F32, &Device::Cpu).unwrap();
         let text = unet.text_context(io.get("context")).unwrap();
@@ -166,7 +175,7 @@ fn golden_unet_from_averages() {
 fn golden_unet_refuses_wrong_rows() {
     let Some(folder) = case("unet_p2p") else { return };
     let (_, unet) = all(&folder).swap_remove(0);
-    let io = Reference::open(&files(&folder, "io", ".safetensors")[0]);
+    let Some(io) = first_run() else { return };
     let text = unet.text_context(io.get("context")).unwrap();
     let wrong = [
         Rows { texts: vec![(0, 3)], shared: vec![] },

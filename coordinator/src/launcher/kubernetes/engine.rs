@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Interval, MissedTickBehavior};
 
 /// How often the machine looks at the clock.
 const TICK: Duration = Duration::from_secs(1);
@@ -29,6 +30,8 @@ const TICK: Duration = Duration::from_secs(1);
 const CALLS: usize = 16;
 /// How long the end may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long Jobs may take to end by themselves when all work is done.
+const LAST_PODS: Duration = Duration::from_secs(10);
 
 type Naming = Box<dyn Fn(&str, u32) -> String + Send + Sync>;
 type Watch<K> = Pin<Box<dyn Stream<Item = watcher::Result<Event<K>>> + Send>>;
@@ -82,29 +85,48 @@ impl Engine {
     }
 
     pub(super) async fn run(mut self, mut demands: watch::Receiver<Demand>, mut stop: oneshot::Receiver<Stopping>) {
-        let ours = watcher::Config::default().labels(&format!("{RUN}={}", self.shared.run.base));
-        let mut jobs: Watch<Job> = Box::pin(watcher(self.shared.cluster.jobs(), ours.clone()).default_backoff());
-        let mut pods: Watch<Pod> = Box::pin(watcher(self.shared.cluster.pods(), ours).default_backoff());
+        let mut watches = Watches::start(&self.shared);
         self.tasks.spawn(forget_troubles(self.shared.clone()));
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let stopping = loop {
-            let input = tokio::select! {
+            let heard = tokio::select! {
                 stopping = &mut stop => break stopping.unwrap_or(Stopping::Leave),
-                Some(event) = jobs.next() => self.job_event(event).await,
-                // A pod means nothing before its Job is known.
-                Some(event) = pods.next(), if self.jobs_listed => self.pod_event(event).await,
-                Ok(()) = demands.changed() => Some(Input::Demand(demands.borrow_and_update().clone())),
-                Some(done) = self.tasks.join_next() => done.ok().flatten(),
-                _ = tick.tick() => Some(Input::Tick),
+                Ok(()) = demands.changed() => Heard::Demand(demands.borrow_and_update().clone()),
+                heard = watches.next(&mut self.tasks, self.jobs_listed) => heard,
             };
-            if let Some(input) = input {
-                self.apply(input).await;
-            }
+            self.hear(heard).await;
         };
-        drop((jobs, pods));
+        if stopping == Stopping::Done {
+            self.see_off(&mut watches).await;
+        }
+        drop(watches);
         if tokio::time::timeout(PATIENCE, self.end(stopping)).await.is_err() {
             tracing::warn!("the cluster does not answer: Jobs of this run may be left; `cancel` removes them");
+        }
+    }
+
+    /// Workers that know that all is done leave by themselves, and their Jobs end well.
+    async fn see_off(&mut self, watches: &mut Watches) {
+        self.hear(Heard::Demand(Demand { stopping: true, ..Demand::default() })).await;
+        let ended = async {
+            while !self.machine.live().is_empty() {
+                let heard = watches.next(&mut self.tasks, self.jobs_listed).await;
+                self.hear(heard).await;
+            }
+        };
+        // What is left is removed.
+        let _ = tokio::time::timeout(LAST_PODS, ended).await;
+    }
+
+    async fn hear(&mut self, heard: Heard) {
+        let input = match heard {
+            Heard::Job(event) => self.job_event(event).await,
+            Heard::Pod(event) => self.pod_event(event).await,
+            Heard::Demand(demand) => Some(Input::Demand(demand)),
+            Heard::CarriedOut(input) => input,
+            Heard::Tick => Some(Input::Tick),
+        };
+        if let Some(input) = input {
+            self.apply(input).await;
         }
     }
 
@@ -201,6 +223,45 @@ impl Engine {
             if let Err(problem) = self.shared.cluster.delete_job(&job).await {
                 tracing::warn!("{problem}");
             }
+        }
+    }
+}
+
+/// What happens while nothing is decided.
+enum Heard {
+    Job(watcher::Result<Event<Job>>),
+    Pod(watcher::Result<Event<Pod>>),
+    Demand(Demand),
+    CarriedOut(Option<Input>),
+    Tick,
+}
+
+struct Watches {
+    jobs: Watch<Job>,
+    pods: Watch<Pod>,
+    tick: Interval,
+}
+
+impl Watches {
+    fn start(shared: &Shared) -> Self {
+        let ours = watcher::Config::default().labels(&format!("{RUN}={}", shared.run.base));
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        Watches {
+            jobs: Box::pin(watcher(shared.cluster.jobs(), ours.clone()).default_backoff()),
+            pods: Box::pin(watcher(shared.cluster.pods(), ours).default_backoff()),
+            tick,
+        }
+    }
+
+    /// May be dropped while it waits, without losing anything.
+    async fn next(&mut self, tasks: &mut JoinSet<Option<Input>>, jobs_listed: bool) -> Heard {
+        tokio::select! {
+            Some(event) = self.jobs.next() => Heard::Job(event),
+            // A pod means nothing before its Job is known.
+            Some(event) = self.pods.next(), if jobs_listed => Heard::Pod(event),
+            Some(done) = tasks.join_next() => Heard::CarriedOut(done.ok().flatten()),
+            _ = self.tick.tick() => Heard::Tick,
         }
     }
 }

@@ -128,6 +128,7 @@ struct Tracked {
     seen: bool,
     suspended: bool,
     end: Option<JobEnd>,
+    ended: Moment,
     expired: bool,
     harvests: u32,
     asked: Moment,
@@ -147,6 +148,11 @@ struct Tracking {
 impl Tracked {
     fn live(&self) -> bool {
         self.end.is_none()
+    }
+
+    /// It has ended, and what its pods committed may not have been heard yet.
+    fn settling(&self, now: Moment) -> bool {
+        !self.live() && now < self.ended + SETTLE
     }
 
     /// Whether somebody may be at work on the partition for this Job.
@@ -213,8 +219,8 @@ impl<N: Naming> Machine<N> {
         match input {
             Input::Demand(demand) => self.demanded(demand),
             Input::Job(seen) => self.job(seen, now, &mut effects),
-            Input::JobGone(job) => self.job_gone(&job, &mut effects),
-            Input::JobsAre(names) => self.jobs_are(&names, &mut effects),
+            Input::JobGone(job) => self.job_gone(&job, now, &mut effects),
+            Input::JobsAre(names) => self.jobs_are(&names, now, &mut effects),
             Input::Pod(pod) => self.pod(pod, now, &mut effects),
             Input::PodGone(job, pod) => self.pod_gone(&job, &pod, &mut effects),
             Input::PodsAre(pods) => self.pods_are(&pods, &mut effects),
@@ -262,8 +268,8 @@ impl<N: Naming> Machine<N> {
             Some(JobEnd::Failed(why)) => Some(why.clone()),
             _ => None,
         };
+        job.ended = now;
         let Some(group) = job.group else { return };
-        self.not_before[group] = now + SETTLE;
         // What an earlier coordinator's Job died of is its affair.
         if let Some(why) = failed
             && !job.expired
@@ -312,19 +318,22 @@ impl<N: Naming> Machine<N> {
     }
 
     /// Somebody deleted it, or its time to live is over.
-    fn job_gone(&mut self, job: &str, effects: &mut Vec<Effect>) {
+    fn job_gone(&mut self, job: &str, now: Moment, effects: &mut Vec<Effect>) {
         let Some(gone) = self.jobs.remove(job) else { return };
+        if let Some(group) = gone.group {
+            self.not_before[group] = self.not_before[group].max(now + SETTLE);
+        }
         for (worker, _) in gone.pods.into_iter().filter(|(_, pod)| !pod.ended) {
             effects.push(Effect::Exited { worker, why: format!("its Job {job} is gone") });
         }
     }
 
-    fn jobs_are(&mut self, names: &BTreeSet<String>, effects: &mut Vec<Effect>) {
+    fn jobs_are(&mut self, names: &BTreeSet<String>, now: Moment, effects: &mut Vec<Effect>) {
         self.jobs_listed = true;
         // What was created after the list began is not in it.
         let gone: Vec<String> =
             self.jobs.iter().filter(|(name, job)| job.seen && !names.contains(*name)).map(|(name, _)| name.clone()).collect();
-        gone.iter().for_each(|job| self.job_gone(job, effects));
+        gone.iter().for_each(|job| self.job_gone(job, now, effects));
     }
 
     fn pod(&mut self, seen: PodSeen, now: Moment, effects: &mut Vec<Effect>) {
@@ -380,11 +389,12 @@ impl<N: Naming> Machine<N> {
 
     /// Asks about pods that take long to start, and about Jobs that get none.
     fn ask_why(&mut self, now: Moment, effects: &mut Vec<Effect>) {
-        let late = |since: Moment, asked: Moment| now >= since + SLOW_START && now >= asked + SLOW_START;
+        let slow = SLOW_START.min(self.rules.start_timeout / 2);
+        let late = |since: Moment, asked: Moment| now >= since + slow && now >= asked + slow;
         for (name, job) in self.jobs.iter_mut().filter(|(_, job)| job.live() && job.seen) {
             if job.pods.values().any(|pod| !pod.ended) {
                 job.stuck = None;
-            } else if job.suspended && now >= job.made + SLOW_START {
+            } else if job.suspended && now >= job.made + slow {
                 job.stuck = Some(Stuck { reason: "Suspended".to_string(), message: "the Job waits to be admitted".to_string() });
             } else if late(job.made, job.asked) {
                 job.asked = now;
@@ -463,9 +473,9 @@ impl<N: Naming> Machine<N> {
                 continue;
             }
             let covers = match self.groups[group].jobs {
-                Jobs::Pool => self.pool(group, &demand),
-                Jobs::Indexed => self.wave(group, &demand),
-                Jobs::PerPartition => self.singles(group, &demand, effects),
+                Jobs::Pool => self.pool(group, &demand, now),
+                Jobs::Indexed => self.wave(group, &demand, now),
+                Jobs::PerPartition => self.singles(group, &demand, now, effects),
             };
             for cover in covers {
                 self.made += 1;
@@ -477,42 +487,44 @@ impl<N: Naming> Machine<N> {
         }
     }
 
-    fn live_of(&self, group: usize) -> impl Iterator<Item = &Tracked> {
-        self.jobs.values().filter(move |job| job.group == Some(group) && job.live())
+    /// Jobs of the group whose partitions need no other at the moment.
+    fn current_of(&self, group: usize, now: Moment) -> impl Iterator<Item = &Tracked> {
+        self.jobs.values().filter(move |job| job.group == Some(group) && (job.live() || job.settling(now)))
     }
 
     fn stages<'d>(&self, group: usize, demand: &'d Demand) -> Vec<&'d StageDemand> {
         self.groups[group].stages.iter().filter_map(|stage| demand.of_stage(*stage)).collect()
     }
 
-    fn pool(&self, group: usize, demand: &Demand) -> Vec<Cover> {
+    fn pool(&self, group: usize, demand: &Demand, now: Moment) -> Vec<Cover> {
         let stages = self.stages(group, demand);
-        if self.live_of(group).next().is_some() || stages.iter().all(|stage| stage.open.is_empty()) {
+        if self.current_of(group, now).next().is_some() || stages.iter().all(|stage| stage.open.is_empty()) {
             return Vec::new();
         }
         let left: u32 = stages.iter().map(|stage| stage.partitions.saturating_sub(stage.committed)).sum();
         vec![Cover::Pool { workers: self.groups[group].workers.min(left.max(1)) }]
     }
 
-    fn wave(&self, group: usize, demand: &Demand) -> Vec<Cover> {
+    fn wave(&self, group: usize, demand: &Demand, now: Moment) -> Vec<Cover> {
         let Some(stage) = self.stages(group, demand).into_iter().next() else { return Vec::new() };
         let enough = stage.settled || stage.open.len() >= WAVE * self.groups[group].workers as usize;
-        if stage.open.is_empty() || !enough || self.live_of(group).next().is_some() {
+        if stage.open.is_empty() || !enough || self.current_of(group, now).next().is_some() {
             return Vec::new();
         }
         vec![Cover::Wave { stage: stage.stage, partitions: stage.open.clone() }]
     }
 
-    fn singles(&mut self, group: usize, demand: &Demand, effects: &mut Vec<Effect>) -> Vec<Cover> {
+    fn singles(&mut self, group: usize, demand: &Demand, now: Moment, effects: &mut Vec<Effect>) -> Vec<Cover> {
         let Some(stage) = self.stages(group, demand).into_iter().next() else { return Vec::new() };
         if stage.partitions > MOST_JOBS {
             let why = too_many(stage.stage, stage.partitions);
             self.give_up(why, effects);
             return Vec::new();
         }
-        let live: Vec<&Tracked> = self.live_of(group).collect();
-        let room = (self.groups[group].workers as usize).saturating_sub(live.len());
-        let uncovered = stage.open.iter().filter(|partition| !live.iter().any(|job| job.covers(stage.stage, **partition)));
+        let current: Vec<&Tracked> = self.current_of(group, now).collect();
+        let live = current.iter().filter(|job| job.live()).count();
+        let room = (self.groups[group].workers as usize).saturating_sub(live);
+        let uncovered = stage.open.iter().filter(|partition| !current.iter().any(|job| job.covers(stage.stage, **partition)));
         uncovered.take(room).map(|partition| Cover::Partition { stage: stage.stage, partition: *partition }).collect()
     }
 }
@@ -526,6 +538,7 @@ impl Tracked {
             seen: false,
             suspended: false,
             end: None,
+            ended: made,
             expired: false,
             harvests: 0,
             asked: made,

@@ -108,8 +108,25 @@ fn a_partition_has_one_job_at_a_time_and_no_more_than_the_workers_allow() {
     assert_eq!(made, [("pairs-3".to_string(), single(3))]);
     // Deleted behind its back.
     let _ = m.step(job("pairs-2", None), secs(5));
-    let made = launches(&m.step(Input::JobGone("pairs-2".to_string()), secs(5)));
+    assert_eq!(launches(&m.step(Input::JobGone("pairs-2".to_string()), secs(5))), [], "who deletes may delete again");
+    let made = launches(&m.step(Input::Tick, secs(6)));
     assert_eq!(made, [("pairs-4".to_string(), single(5))]);
+}
+
+#[test]
+fn jobs_that_end_one_after_the_other_hold_up_no_new_ones() {
+    let mut m = machine(Jobs::PerPartition, &[Stage::Pairs]);
+    let _ = listed(&mut m, secs(0));
+    let made = launches(&m.step(demand(Stage::Pairs, &[0, 1, 2, 3, 4], 0, true), secs(0)));
+    assert_eq!(made.len(), 2);
+    for (ended, open) in [(1, [1, 2, 3, 4]), (2, [1, 2, 3, 4])] {
+        let name = format!("pairs-{ended}");
+        let _ = m.step(job(&name, None), Duration::from_millis(400 * ended));
+        let _ = m.step(demand(Stage::Pairs, &open, 1, true), Duration::from_millis(400 * ended));
+        let made = launches(&m.step(job(&name, Some(JobEnd::Complete)), Duration::from_millis(400 * ended + 100)));
+        let next = Cover::Partition { stage: Stage::Pairs, partition: ended as u32 + 1 };
+        assert_eq!(made, [(format!("pairs-{}", ended + 2), next)], "although partition 1 has yet to be heard of");
+    }
 }
 
 #[test]

@@ -199,7 +199,7 @@ impl Launcher for KubernetesWorkers {
         let _ = stop.send(stopping);
         let _ = task.await;
         keeper.abort();
-        if stopping == Stopping::Remove {
+        if stopping != Stopping::Leave {
             held.release().await;
         }
     }

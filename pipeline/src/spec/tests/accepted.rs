@@ -174,6 +174,12 @@ fn the_bundled_files_are_valid() {
 }
 
 #[test]
+fn a_column_may_be_a_number() {
+    let spec = parse_with(SHORTEST, &["corpus.caption_column=2", "corpus.url_column=1"]).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((spec.corpus.caption_column.as_deref(), spec.corpus.url_column.as_deref()), (Some("2"), Some("1")));
+}
+
+#[test]
 fn the_quickstart_finds_its_files() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let here = |key: &str, path: &str| format!("{key}={}/models/tiny/{path}", root.display());

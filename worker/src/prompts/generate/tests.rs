@@ -10,6 +10,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
+#[path = "../../../tests/golden/place.rs"]
+#[expect(dead_code, reason = "only single files are read here")]
+mod place;
+
 /// A backend that plays back what a test wrote down.
 #[derive(Default)]
 struct Script {
@@ -87,20 +91,10 @@ fn record(caption: &str) -> CorpusRecord {
     CorpusRecord { caption: caption.to_string(), url: Some(format!("http://u/{caption}")), edit: None }
 }
 
-/// Reads a golden file; a folder given by `IP2P_GOLDEN` may lack it, and the test is then skipped by name.
+/// Reads a golden file, unless it is skipped.
 fn golden<T: DeserializeOwned>(name: &str) -> Option<T> {
-    let given = std::env::var("IP2P_GOLDEN").ok();
-    // Cargo runs tests in the package's folder; a relative path is meant from the workspace.
-    let workspace = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let path = workspace.join(given.as_deref().unwrap_or("tests/golden")).join("selection").join(name);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Some(serde_json::from_str(&text).unwrap()),
-        Err(_) if given.is_some() => {
-            eprintln!("skipped: {} is not there", path.display());
-            None
-        }
-        Err(e) => panic!("{}: {e}", path.display()),
-    }
+    let text = std::fs::read_to_string(place::file("selection", name)?).unwrap();
+    Some(serde_json::from_str(&text).unwrap())
 }
 
 #[derive(Deserialize)]

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 const UNFOLDED_AT_ONCE: usize = 1 << 23;
 
 /// True when these kernels can take `x`.
-pub(super) fn can_take(x: &Tensor) -> bool {
+pub fn can_take(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == candle_core::DType::F32
 }
 
@@ -63,7 +63,7 @@ fn gelu(x: f32) -> f32 {
 }
 
 /// [b, m, n] -> [b, n, m], in tiles of a few cache lines.
-pub(super) fn transpose(x: &Tensor) -> Result<Tensor> {
+pub fn transpose(x: &Tensor) -> Result<Tensor> {
     const TILE: usize = 16;
     let (b, m, n) = x.dims3()?;
     read(x, |numbers| {
@@ -83,7 +83,7 @@ pub(super) fn transpose(x: &Tensor) -> Result<Tensor> {
 }
 
 /// softmax over the last dimension.
-pub(super) fn softmax(x: &Tensor) -> Result<Tensor> {
+pub fn softmax(x: &Tensor) -> Result<Tensor> {
     let width = x.dim(candle_core::D::Minus1)?.max(1);
     read(x, |numbers| {
         let mut out = vec![0f32; numbers.len()];
@@ -98,7 +98,7 @@ pub(super) fn softmax(x: &Tensor) -> Result<Tensor> {
 }
 
 /// a gelu(b) for the halves a, b of the last dimension: [.., 2 w] -> [.., w].
-pub(super) fn geglu(x: &Tensor) -> Result<Tensor> {
+pub fn geglu(x: &Tensor) -> Result<Tensor> {
     let mut dims = x.dims().to_vec();
     let width = dims.last().map_or(0, |last| last / 2);
     dims.iter_mut().last().into_iter().for_each(|last| *last = width);
@@ -128,7 +128,7 @@ fn sum_of(numbers: &[f32], f: impl Fn(f32) -> f32) -> f64 {
 }
 
 /// Group norm of [b, c, ..], then SiLU when `activate`.
-pub(super) fn group_norm(x: &Tensor, groups: usize, weight: &Tensor, bias: &Tensor, eps: f64, activate: bool) -> Result<Tensor> {
+pub fn group_norm(x: &Tensor, groups: usize, weight: &Tensor, bias: &Tensor, eps: f64, activate: bool) -> Result<Tensor> {
     let channels = x.dim(1)?;
     let area = x.dims().iter().skip(2).product::<usize>().max(1);
     let members = (channels / groups.max(1)).max(1);
@@ -158,10 +158,10 @@ pub(super) fn group_norm(x: &Tensor, groups: usize, weight: &Tensor, bias: &Tens
 
 /// The geometry of a square convolution.
 #[derive(Clone, Copy)]
-pub(super) struct Geometry {
-    pub(super) kernel: usize,
-    pub(super) stride: usize,
-    pub(super) padding: usize,
+pub struct Geometry {
+    pub kernel: usize,
+    pub stride: usize,
+    pub padding: usize,
 }
 
 impl Geometry {
@@ -173,7 +173,7 @@ impl Geometry {
 /// Convolution of [b, c, h, w] with `weight` [out, c kernel kernel], adding `bias`: [1 or b, out].
 ///
 /// The input is unfolded for some rows of output at a time, over all images, so that each product is large.
-pub(super) fn convolution(x: &Tensor, weight: &Tensor, bias: &Tensor, geometry: Geometry) -> Result<Tensor> {
+pub fn convolution(x: &Tensor, weight: &Tensor, bias: &Tensor, geometry: Geometry) -> Result<Tensor> {
     let (b, c, h, w) = x.dims4()?;
     let (out_channels, taps) = weight.dims2()?;
     let (height, width) = (geometry.output(h), geometry.output(w));
