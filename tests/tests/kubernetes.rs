@@ -1,7 +1,7 @@
 //! `launcher: kubernetes` against a stand-in of a cluster whose pods are real worker processes.
 
-use ip2p_tests::kube_server::{KubeServer, Nodes};
 use ip2p_tests::chat_server::ChatServer;
+use ip2p_tests::kube_server::{KubeServer, Nodes};
 use ip2p_tests::{Pipeline, Running, repository, small_pipeline};
 use k8s_openapi::api::rbac::v1::Role;
 use serde_json::{Value, json};
@@ -155,6 +155,10 @@ fn waves_of_indexed_jobs_make_the_same_dataset() {
     assert_eq!(waves[0].pointer("/spec/completions"), Some(&json!(3)));
     let kept = site.pipeline.objects().into_iter().filter(|key| key.starts_with("waves/")).count();
     assert_eq!(kept, 3);
+    let calls = site.cluster.world().calls.clone();
+    for resource in ["jobs", "pods"] {
+        assert_eq!(calls.get(&("list".to_string(), resource.to_string())), Some(&1), "one list of {resource}, and a watch from there on");
+    }
 }
 
 #[test]
@@ -270,6 +274,21 @@ fn a_missing_permission_is_named() {
         let told = format!("(verb `{verb}` on `{resource}`)");
         assert!(run.log().contains(&told) && run.log().contains("k8s/base/rbac.yaml"), "{told}: {}", run.log());
     }
+}
+
+#[test]
+fn a_permission_that_is_taken_away_is_named_and_the_run_goes_on_when_it_is_back() {
+    let site = Site::new("jobs: indexed");
+    let mut run = site.start();
+    assert!(run.wait_until(|| site.committed("prompts") > 0), "{}", run.log());
+    site.cluster.world().denied.insert(("patch".to_string(), "jobs".to_string()));
+    site.expect(&mut run, 4);
+    for part in ["4 Jobs in a row failed without a commit", "was not accepted", "(verb `patch` on `jobs`)", "k8s/base/rbac.yaml"] {
+        assert!(run.log().contains(part), "{part}: {}", run.log());
+    }
+    site.cluster.world().denied.clear();
+    site.run_to_the_end();
+    site.assert_done();
 }
 
 #[test]

@@ -31,7 +31,7 @@ const CALLS: usize = 16;
 /// How long the end may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long Jobs may take to end by themselves when all work is done.
-const LAST_PODS: Duration = Duration::from_secs(10);
+const LAST_PODS: Duration = Duration::from_secs(30);
 
 type Naming = Box<dyn Fn(&str, u32) -> String + Send + Sync>;
 type Watch<K> = Pin<Box<dyn Stream<Item = watcher::Result<Event<K>>> + Send>>;

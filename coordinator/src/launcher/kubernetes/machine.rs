@@ -133,7 +133,10 @@ struct Tracked {
     harvests: u32,
     asked: Moment,
     stuck: Option<Stuck>,
+    /// Pods that have not ended: every step looks at them.
     pods: BTreeMap<String, Tracking>,
+    /// Pods that have, so that no list makes them count again.
+    past: BTreeSet<String>,
 }
 
 #[derive(Default)]
@@ -141,7 +144,6 @@ struct Tracking {
     since: Moment,
     asked: Moment,
     running: bool,
-    ended: bool,
     stuck: Option<Stuck>,
 }
 
@@ -323,7 +325,7 @@ impl<N: Naming> Machine<N> {
         if let Some(group) = gone.group {
             self.not_before[group] = self.not_before[group].max(now + SETTLE);
         }
-        for (worker, _) in gone.pods.into_iter().filter(|(_, pod)| !pod.ended) {
+        for worker in gone.pods.into_keys() {
             effects.push(Effect::Exited { worker, why: format!("its Job {job} is gone") });
         }
     }
@@ -338,18 +340,25 @@ impl<N: Naming> Machine<N> {
 
     fn pod(&mut self, seen: PodSeen, now: Moment, effects: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get_mut(&seen.job) else { return };
-        let (stage, partition) = place(job, &self.groups, seen.index);
-        let pod = job.pods.entry(seen.name.clone()).or_insert_with(|| Tracking { since: now, asked: now, ..Tracking::default() });
-        if pod.ended {
+        if job.past.contains(&seen.name) {
             return;
         }
-        pod.running = seen.phase == Phase::Running;
+        if matches!(seen.phase, Phase::Succeeded | Phase::Failed(_)) {
+            job.pods.remove(&seen.name);
+            job.past.insert(seen.name.clone());
+        } else {
+            let new = || Tracking { since: now, asked: now, ..Tracking::default() };
+            let pod = job.pods.entry(seen.name.clone()).or_insert_with(new);
+            pod.running = seen.phase == Phase::Running;
+            pod.stuck = match &seen.phase {
+                Phase::Pending(stuck) => stuck.clone().or_else(|| pod.stuck.take()),
+                _ => None,
+            };
+        }
         match seen.phase {
-            Phase::Pending(stuck) => pod.stuck = stuck.or_else(|| pod.stuck.take()),
-            Phase::Running => pod.stuck = None,
-            Phase::Succeeded => (pod.ended, pod.stuck) = (true, None),
+            Phase::Pending(_) | Phase::Running | Phase::Succeeded => {}
             Phase::Failed(words) => {
-                (pod.ended, pod.stuck) = (true, None);
+                let (stage, partition) = place(job, &self.groups, seen.index);
                 job.harvests += 1;
                 self.last_words = format!("{} ({})", words.sentence(), seen.name);
                 effects.push(Effect::Exited { worker: seen.name.clone(), why: words.sentence() });
@@ -359,15 +368,17 @@ impl<N: Naming> Machine<N> {
     }
 
     fn pod_gone(&mut self, job: &str, pod: &str, effects: &mut Vec<Effect>) {
-        let Some(gone) = self.jobs.get_mut(job).and_then(|job| job.pods.remove(pod)) else { return };
-        if !gone.ended {
+        let Some(job) = self.jobs.get_mut(job) else { return };
+        job.past.remove(pod);
+        if job.pods.remove(pod).is_some() {
             effects.push(Effect::Exited { worker: pod.to_string(), why: "its pod was deleted".to_string() });
         }
     }
 
     fn pods_are(&mut self, pods: &BTreeSet<(String, String)>, effects: &mut Vec<Effect>) {
         self.pods_listed = true;
-        let all = self.jobs.iter().flat_map(|(job, tracked)| tracked.pods.keys().map(|pod| (job.clone(), pod.clone())));
+        let of = |tracked: &Tracked| tracked.pods.keys().chain(&tracked.past).cloned().collect::<Vec<_>>();
+        let all = self.jobs.iter().flat_map(|(job, tracked)| of(tracked).into_iter().map(|pod| (job.clone(), pod)));
         let gone: Vec<_> = all.filter(|pod| !pods.contains(pod)).collect();
         gone.iter().for_each(|(job, pod)| self.pod_gone(job, pod, effects));
     }
@@ -379,7 +390,6 @@ impl<N: Naming> Machine<N> {
             Some(pod) => {
                 if let (Some(pod), Some(stuck)) = (job.pods.get_mut(pod), stuck)
                     && !pod.running
-                    && !pod.ended
                 {
                     pod.stuck = Some(stuck);
                 }
@@ -392,7 +402,7 @@ impl<N: Naming> Machine<N> {
         let slow = SLOW_START.min(self.rules.start_timeout / 2);
         let late = |since: Moment, asked: Moment| now >= since + slow && now >= asked + slow;
         for (name, job) in self.jobs.iter_mut().filter(|(_, job)| job.live() && job.seen) {
-            if job.pods.values().any(|pod| !pod.ended) {
+            if !job.pods.is_empty() {
                 job.stuck = None;
             } else if job.suspended && now >= job.made + slow {
                 job.stuck = Some(Stuck { reason: "Suspended".to_string(), message: "the Job waits to be admitted".to_string() });
@@ -401,7 +411,7 @@ impl<N: Naming> Machine<N> {
                 effects.push(Effect::Diagnose { job: name.clone(), pod: None });
             }
             // One pod of a Job is as good as another.
-            if let Some((pod, tracking)) = job.pods.iter_mut().find(|(_, pod)| !pod.running && !pod.ended)
+            if let Some((pod, tracking)) = job.pods.iter_mut().find(|(_, pod)| !pod.running)
                 && late(tracking.since, tracking.asked)
             {
                 tracking.asked = now;
@@ -467,15 +477,23 @@ impl<N: Naming> Machine<N> {
         if self.over || !self.jobs_listed || !self.pods_listed {
             return;
         }
-        let Some(demand) = self.demand.clone().filter(|demand| !demand.stopping) else { return };
+        // Taken out and put back: with many open partitions it is large, and this is done at every step.
+        let Some(demand) = self.demand.take() else { return };
+        if !demand.stopping {
+            self.launch_for(&demand, now, effects);
+        }
+        self.demand = Some(demand);
+    }
+
+    fn launch_for(&mut self, demand: &Demand, now: Moment, effects: &mut Vec<Effect>) {
         for group in 0..self.groups.len() {
             if now < self.not_before[group] {
                 continue;
             }
             let covers = match self.groups[group].jobs {
-                Jobs::Pool => self.pool(group, &demand, now),
-                Jobs::Indexed => self.wave(group, &demand, now),
-                Jobs::PerPartition => self.singles(group, &demand, now, effects),
+                Jobs::Pool => self.pool(group, demand, now),
+                Jobs::Indexed => self.wave(group, demand, now),
+                Jobs::PerPartition => self.singles(group, demand, now, effects),
             };
             for cover in covers {
                 self.made += 1;
@@ -544,6 +562,7 @@ impl Tracked {
             asked: made,
             stuck: None,
             pods: BTreeMap::new(),
+            past: BTreeSet::new(),
         }
     }
 }
