@@ -119,7 +119,7 @@ class Store:
         return found
 
     def chunk(self, task):
-        return self.stage / f"chunks/p{task // self.partition:08}/r{task % self.partition:08}.json"
+        return self.stage / f"chunks/p{task // self.partition:08}-r{task % self.partition:08}.json"
 
     def objects(self, tasks):
         """The file of every task's object. Ends the measurement unless each task has one and its commit, and nobody else."""
@@ -137,13 +137,10 @@ class Store:
         """Makes all but the first `kept` tasks undone: nothing of them stays, as if they had not been begun."""
         for task in reversed(range(kept, tasks)):
             if self.partition:
-                name = f"p{task // self.partition:08}"
-                (self.stage / f"manifests/{name}.json").unlink(missing_ok=True)
+                (self.stage / f"manifests/p{task // self.partition:08}.json").unlink(missing_ok=True)
+                for o in read_json(self.chunk(task))["objects"]:
+                    (self.folder / o["key"]).unlink()
                 self.chunk(task).unlink()
-                for file in (self.stage / "data" / name).glob(f"*-r{task % self.partition:08}-*"):
-                    file.unlink()
-                for kind in ["chunks", "data"] if task % self.partition == 0 else []:
-                    (self.stage / kind / name).rmdir()
                 continue
             for file in [f"commits/{task:08}.json", f"data/{task:08}.txt"]:
                 (self.folder / file).unlink()

@@ -5,7 +5,7 @@ use crate::door::{Door, Peer};
 use crate::waves::Waves;
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::plan::Plan;
-use ip2p_pipeline::task::{Assignment, Failure, Finished, Parting, Progress, Scope, Wanted};
+use ip2p_pipeline::task::{Assignment, Failure, Finished, Parting, Progress, Report, Scope, Wanted};
 use ip2p_proto::v1::coordinator_server::{Coordinator, CoordinatorServer};
 use ip2p_proto::{MAX_MESSAGE_BYTES, MAX_NAME_BYTES, PROTOCOL, TOKEN_KEY, one_line, v1};
 use std::sync::Arc;
@@ -125,6 +125,10 @@ impl Service {
         self.driver.send(request(reply)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())
     }
+
+    async fn take_report(&self, worker: String, Report { assignment, outcome }: Report) -> Result<bool, Status> {
+        self.ask(|reply| Request::Report { worker, assignment, outcome, reply }).await
+    }
 }
 
 /// Names of workers are keys of maps and stand in logs and manifests.
@@ -135,10 +139,6 @@ fn checked_name(worker: String) -> Result<String, Status> {
             Err(Status::invalid_argument(format!("a worker's name has 1 to {MAX_NAME_BYTES} bytes, none of them a control character")))
         }
     }
-}
-
-fn required<T>(field: &str, value: Option<T>) -> Result<T, Status> {
-    value.ok_or_else(|| Status::invalid_argument(format!("`{field}` is missing")))
 }
 
 #[tonic::async_trait]
@@ -177,7 +177,11 @@ impl Coordinator for Service {
     }
 
     async fn lease(&self, call: Call<v1::LeaseRequest>) -> Result<Response<v1::LeaseResponse>, Status> {
-        let worker = checked_name(call.into_inner().worker)?;
+        let v1::LeaseRequest { worker, report } = call.into_inner();
+        let worker = checked_name(worker)?;
+        if let Some(report) = report {
+            self.take_report(worker.clone(), report.try_into()?).await?;
+        }
         let answer = match self.ask(|reply| Request::Lease { worker, reply }).await? {
             LeaseAnswer::Work(assignment) => v1::lease_response::Answer::Assignment(assignment.into()),
             LeaseAnswer::Leave(parting, reason) => v1::lease_response::Answer::Leave(ip2p_proto::leave(parting, reason)),
@@ -195,11 +199,9 @@ impl Coordinator for Service {
     }
 
     async fn report(&self, call: Call<v1::ReportRequest>) -> Result<Response<v1::ReportResponse>, Status> {
-        let v1::ReportRequest { worker, assignment, outcome } = call.into_inner();
+        let v1::ReportRequest { worker, report } = call.into_inner();
         let worker = checked_name(worker)?;
-        let assignment = required("assignment", assignment)?.try_into()?;
-        let outcome = ip2p_proto::outcome(outcome)?;
-        let accepted = self.ask(|reply| Request::Report { worker, assignment, outcome, reply }).await?;
+        let accepted = self.take_report(worker, ip2p_proto::report(report)?).await?;
         Ok(Response::new(v1::ReportResponse { accepted }))
     }
 }

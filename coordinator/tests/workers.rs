@@ -12,7 +12,7 @@ use ip2p_pipeline::layout::{self, Stage, StageDir};
 use ip2p_pipeline::plan::{ModelFingerprints, Partitioning, Plan};
 use ip2p_pipeline::spec::Spec;
 use ip2p_pipeline::store::Store;
-use ip2p_pipeline::task::{Assignment, Cause, Failure};
+use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Report};
 use ip2p_proto::v1::coordinator_client::CoordinatorClient;
 use ip2p_proto::{PROTOCOL, TOKEN_KEY, v1};
 use ip2p_worker::grpc::{Address, GrpcLink};
@@ -117,9 +117,15 @@ async fn enter(coordinator: &Coordinator, name: &str) -> (String, v1::Assignment
     };
     let welcome = client.register(call(request)).await.unwrap().into_inner();
     assert_eq!(welcome.open_stages, ["prompts", "pairs", "filter", "index", "shards"]);
-    let lease = client.lease(call(v1::LeaseRequest { worker: welcome.worker.clone() })).await.unwrap().into_inner();
-    match lease.answer {
-        Some(v1::lease_response::Answer::Assignment(assignment)) => (welcome.worker, assignment),
+    let assignment = lease(coordinator, &welcome.worker, None).await;
+    (welcome.worker, assignment)
+}
+
+async fn lease(coordinator: &Coordinator, worker: &str, report: Option<Report>) -> v1::Assignment {
+    let mut client = CoordinatorClient::connect(coordinator.address.clone()).await.unwrap();
+    let request = v1::LeaseRequest { worker: worker.to_string(), report: report.map(Into::into) };
+    match client.lease(call(request)).await.unwrap().into_inner().answer {
+        Some(v1::lease_response::Answer::Assignment(assignment)) => assignment,
         other => panic!("{other:?}"),
     }
 }
@@ -149,6 +155,24 @@ async fn two_workers_of_one_name_keep_their_own_leases() {
     assert!(keeps_lease(&coordinator, &first, &held).await);
     assert!(keeps_lease(&coordinator, &second, &other).await);
     assert!(!keeps_lease(&coordinator, &first, &other).await);
+}
+
+#[tokio::test]
+async fn a_report_comes_with_the_request_for_more() {
+    let coordinator = start(|_| {}).await;
+    let (worker, first) = enter(&coordinator, "gpu").await;
+    let report = |wire: &v1::Assignment| {
+        let assignment = Assignment::try_from(wire.clone()).unwrap();
+        Some(Report { assignment, outcome: Ok(Finished::default()) })
+    };
+    let second = lease(&coordinator, &worker, report(&first)).await;
+    assert!(!keeps_lease(&coordinator, &worker, &first).await);
+    let third = lease(&coordinator, &worker, report(&second)).await;
+    // Each needs what was reported before.
+    let place = |a: &v1::Assignment| (a.stage.clone(), a.partition);
+    assert_eq!([&first, &second, &third].map(place), ["prompts", "pairs", "filter"].map(|stage| (stage.to_string(), 0)));
+    // The answer may have been lost on the way: the same report once more changes nothing.
+    assert_ne!(place(&lease(&coordinator, &worker, report(&second)).await), place(&second));
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ fn row(n: u64) -> IndexRow {
         cfg_scale: 7.5,
     };
     let image = |which| ImageRef {
-        object: "pairs/0123456789ab/data/p00000012/e0000000100000001-r00000000-images.bin".to_string(),
+        object: "pairs/0123456789ab/data/p00000012-e0000000100000001-r00000000-images.bin".to_string(),
         offset: 2 * n + which,
         length: 250_000,
         checksum: n,

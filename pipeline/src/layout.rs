@@ -5,8 +5,8 @@
 //!   terms/00000001.json                       one per coordinator incarnation: the source of epochs
 //!   plans/<fingerprint>.json                  the frozen spec and stage fingerprints
 //!   <stage>/<fingerprint>/
-//!     chunks/p00000012/r00000000.json         manifest of the chunk that starts at record 0
-//!     data/p00000012/e<epoch>-r00000000.*     attempt-scoped data objects, never overwritten
+//!     chunks/p00000012-r00000000.json         manifest of the chunk that starts at record 0
+//!     data/p00000012-e<epoch>-r00000000-*     attempt-scoped data objects, never overwritten
 //!     manifests/p00000012.json                manifest of the whole partition: its commit
 //!     digests/<hash>.json                     what many of these manifests say: a cache
 //!   shards/<fingerprint>/dataset/...          the training shards
@@ -17,7 +17,8 @@
 //!   probes/<nonce>                            there for a moment when a coordinator starts
 //! ```
 //!
-//! Keys are relative to the run's prefix and use `/`.
+//! Keys are relative to the run's prefix and use `/`. A partition has no folders of its own: a local store would have to
+//! sync each of them.
 
 use crate::ids::Fingerprint;
 use crate::planted::{self, Defect};
@@ -104,44 +105,44 @@ impl StageDir {
         key.rsplit('/').next()?.strip_prefix('p')?.strip_suffix(".json")?.parse().ok()
     }
 
-    /// Prefix of a partition's chunk manifests.
-    pub fn chunks(&self, partition: u32) -> String {
-        format!("{}/p{partition:08}", self.all_chunks())
+    /// Prefix of the chunk manifests of all partitions.
+    pub fn chunks(&self) -> String {
+        format!("{}/chunks", self.root())
     }
 
-    /// Prefix of the chunk manifests of all partitions.
-    pub fn all_chunks(&self) -> String {
-        format!("{}/chunks", self.root())
+    /// How the chunk manifests of one partition begin.
+    pub fn chunks_of(&self, partition: u32) -> String {
+        format!("{}/p{partition:08}-", self.chunks())
     }
 
     /// The commit of the chunk that starts at input record `start` of the partition.
     pub fn chunk(&self, partition: u32, start: u64) -> String {
-        format!("{}/r{start:08}.json", self.chunks(partition))
+        format!("{}r{start:08}.json", self.chunks_of(partition))
     }
 
     /// An attempt-scoped data object of the chunk that starts at `start`; `name` has its extension.
     pub fn data(&self, partition: u32, epoch: u64, start: u64, name: &str) -> String {
         let epoch = if planted::has(Defect::KeysWithoutEpoch) { 0 } else { epoch };
-        format!("{}/data/p{partition:08}/e{epoch:016x}-r{start:08}-{name}", self.root())
+        format!("{}/p{partition:08}-e{epoch:016x}-r{start:08}-{name}", self.data_objects())
     }
 
     /// Prefix of all data objects of the stage.
-    pub fn all_data(&self) -> String {
+    pub fn data_objects(&self) -> String {
         format!("{}/data", self.root())
     }
 
-    /// The partition of a key below [`StageDir::all_data`] or [`StageDir::all_chunks`].
-    pub fn partition_of_data(key: &str) -> Option<u32> {
-        key.rsplit('/').nth(1)?.strip_prefix('p')?.parse().ok()
+    /// The partition of a key below [`StageDir::data_objects`] or [`StageDir::chunks`].
+    pub fn partition_of_part(key: &str) -> Option<u32> {
+        let (partition, _) = key.rsplit('/').next()?.split_once('-')?;
+        partition.strip_prefix('p')?.parse().ok()
     }
 
     /// The partition that made a data object, by its key or URL; `None` for anything else.
     pub fn maker_of(key: &str) -> Option<(Stage, u32)> {
-        let mut parts = key.rsplit('/').skip(1);
-        let partition = parts.next()?.strip_prefix('p')?.parse().ok()?;
-        let in_data = parts.next()? == "data";
-        let stage = parts.nth(1)?.parse().ok()?;
-        in_data.then_some((stage, partition))
+        let mut folders = key.rsplit('/').skip(1);
+        let in_data = folders.next()? == "data";
+        let stage = folders.nth(1)?.parse().ok()?;
+        Some((stage, Self::partition_of_part(key)?)).filter(|_| in_data)
     }
 
     /// A file of the final dataset. Its bytes are a pure function of this key: the fingerprint covers the
@@ -222,7 +223,13 @@ mod tests {
         let data = dir.data(12, 7, 40, "images.tar");
         assert_eq!(StageDir::maker_of(&data), Some((Stage::Pairs, 12)));
         assert_eq!(StageDir::maker_of(&format!("s3://bucket/run/{data}")), Some((Stage::Pairs, 12)));
-        for other in [dir.manifest(12), dir.chunk(12, 0), dir.dataset("data/train-00000-of-00001.parquet"), SUMMARY.to_string()] {
+        for other in [
+            dir.manifest(12),
+            dir.chunk(12, 0),
+            format!("{data}/more"),
+            dir.dataset("data/train-00000-of-00001.parquet"),
+            SUMMARY.to_string(),
+        ] {
             assert_eq!(StageDir::maker_of(&other), None, "{other}");
         }
     }

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::ops::Range;
 
-/// Raised when a stage's algorithm changes in a way that changes its output.
-const STAGE_VERSION: u32 = 3;
+/// Raised when a stage's algorithm changes in a way that changes its output, or where it lies.
+const STAGE_VERSION: u32 = 4;
 
 /// What identifies the weights of each model: see [`crate::model_id`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

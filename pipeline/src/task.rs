@@ -93,6 +93,14 @@ pub struct Finished {
     pub figures: BTreeMap<String, f64>,
 }
 
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    pub assignment: Assignment,
+    /// On `Ok` the partition's manifest is in the store.
+    pub outcome: Result<Finished, Failure>,
+}
+
 /// Why an attempt failed, by what should happen next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Cause {

@@ -3,7 +3,7 @@
 use crate::v1;
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::Counts;
-use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Parting, Progress, Scope, Wanted};
+use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Parting, Progress, Report, Scope, Wanted};
 use std::collections::{BTreeMap, HashMap};
 
 /// A message that no version of this program would send.
@@ -51,9 +51,6 @@ fn entries<V>(field: &str, map: HashMap<String, V>) -> Result<BTreeMap<String, V
         false => Err(ConvertError(format!("`{field}` has too many or too long names"))),
     }
 }
-
-/// How an attempt ended.
-pub type Outcome = Result<Finished, Failure>;
 
 fn required<T>(field: &str, value: Option<T>) -> Result<T, ConvertError> {
     value.ok_or_else(|| ConvertError(format!("`{field}` is missing")))
@@ -209,16 +206,17 @@ fn cause(failed: &v1::Failed) -> Result<Cause, ConvertError> {
     })
 }
 
-impl From<Outcome> for Wire {
-    fn from(outcome: Outcome) -> Self {
-        Wire(match outcome {
-            Ok(done) => v1::report_request::Outcome::Done(v1::Done {
+impl From<Report> for v1::Report {
+    fn from(report: Report) -> Self {
+        let outcome = match report.outcome {
+            Ok(done) => v1::report::Outcome::Done(v1::Done {
                 counts: Some(done.counts.into()),
                 seconds: done.seconds,
                 figures: done.figures.into_iter().collect(),
             }),
-            Err(failure) => v1::report_request::Outcome::Failed(failure.into()),
-        })
+            Err(failure) => v1::report::Outcome::Failed(failure.into()),
+        };
+        v1::Report { assignment: Some(report.assignment.into()), outcome: Some(outcome) }
     }
 }
 
@@ -238,22 +236,35 @@ pub fn failed(wire: Option<v1::Failed>) -> Result<Failure, ConvertError> {
     Ok(Failure { cause: cause(&failed)?, message: cut(failed.message, MAX_FAILURE_BYTES) })
 }
 
-/// The wire form of an [`Outcome`], a type of its own because both sides of `Outcome` are foreign.
-pub struct Wire(pub v1::report_request::Outcome);
+impl TryFrom<v1::Report> for Report {
+    type Error = ConvertError;
 
-/// Reads the outcome of a report.
-pub fn outcome(wire: Option<v1::report_request::Outcome>) -> Result<Outcome, ConvertError> {
-    match required("report.outcome", wire)? {
-        v1::report_request::Outcome::Done(done) => {
-            let figures = entries("done.figures", done.figures)?;
-            for x in figures.values() {
-                figure("done.figures", *x)?;
-            }
-            let counts = required("done.counts", done.counts)?.try_into()?;
-            Ok(Ok(Finished { counts, seconds: figure("done.seconds", done.seconds)?, figures }))
-        }
-        v1::report_request::Outcome::Failed(wire) => Ok(Err(failed(Some(wire))?)),
+    fn try_from(report: v1::Report) -> Result<Self, ConvertError> {
+        let assignment = required("report.assignment", report.assignment)?.try_into()?;
+        let outcome = match required("report.outcome", report.outcome)? {
+            v1::report::Outcome::Done(done) => Ok(done.try_into()?),
+            v1::report::Outcome::Failed(wire) => Err(failed(Some(wire))?),
+        };
+        Ok(Report { assignment, outcome })
     }
+}
+
+impl TryFrom<v1::Done> for Finished {
+    type Error = ConvertError;
+
+    fn try_from(done: v1::Done) -> Result<Self, ConvertError> {
+        let figures = entries("done.figures", done.figures)?;
+        for x in figures.values() {
+            figure("done.figures", *x)?;
+        }
+        let counts = required("done.counts", done.counts)?.try_into()?;
+        Ok(Finished { counts, seconds: figure("done.seconds", done.seconds)?, figures })
+    }
+}
+
+/// Reads the end of an attempt from a message that must tell it.
+pub fn report(wire: Option<v1::Report>) -> Result<Report, ConvertError> {
+    required("report", wire)?.try_into()
 }
 
 #[cfg(test)]
@@ -287,14 +298,18 @@ mod tests {
             figures: [("tokens".to_string(), 9.0)].into(),
         };
         let failed_by = |cause| Err(Failure { cause, message: "no room".to_string() });
-        for result in [Ok(done), failed_by(Cause::Resource), failed_by(Cause::Damaged { stage: Stage::Pairs, partition: 3 })] {
-            assert_eq!(outcome(Some(Wire::from(result.clone()).0)).unwrap(), result);
+        let assignment = Assignment { stage: Stage::Filter, partition: 7, epoch: 1 << 33, failures: 2 };
+        for outcome in [Ok(done), failed_by(Cause::Resource), failed_by(Cause::Damaged { stage: Stage::Pairs, partition: 3 })] {
+            let told = Report { assignment, outcome };
+            assert_eq!(report(Some(told.clone().into())).unwrap(), told);
+            assert!(report(Some(v1::Report { assignment: None, ..told.clone().into() })).is_err());
+            assert!(report(Some(v1::Report { outcome: None, ..told.into() })).is_err());
         }
         let alone = Failure { cause: Cause::BadInput, message: "no such file".to_string() };
         assert_eq!(failed(Some(alone.clone().into())).unwrap(), alone);
         let long = v1::Failed { cause: v1::Cause::Bug.into(), message: "é".repeat(MAX_FAILURE_BYTES), ..Default::default() };
         assert_eq!(failed(Some(long)).unwrap().message.len(), MAX_FAILURE_BYTES);
-        assert!(outcome(None).is_err() && failed(None).is_err());
+        assert!(report(None).is_err() && failed(None).is_err());
         assert!(failed(Some(v1::Failed { cause: 0, ..Default::default() })).is_err());
         let of_the_corpus = v1::Failed { cause: v1::Cause::Damaged.into(), damaged_stage: "corpus".to_string(), ..Default::default() };
         assert!(failed(Some(of_the_corpus)).is_err());
@@ -308,7 +323,7 @@ mod tests {
         let done = |change: fn(&mut v1::Done)| {
             let mut done = v1::Done { counts: Some(v1::Counts::default()), seconds: 1.0, figures: HashMap::new() };
             change(&mut done);
-            outcome(Some(v1::report_request::Outcome::Done(done)))
+            Finished::try_from(done)
         };
         assert!(done(|_| ()).is_ok());
         assert!(done(|d| d.seconds = f64::NAN).is_err());

@@ -6,7 +6,7 @@ use ip2p_tests::simulation::{self, simulate};
 /// `simulate` runs more.
 const SEEDS: u64 = 2_000;
 /// A planted defect must show within so many seeds.
-const SEEDS_FOR_DEFECTS: u64 = 300;
+const SEEDS_FOR_DEFECTS: u64 = 1_500;
 
 #[test]
 fn every_guarantee_holds_on_every_seed() {

@@ -49,7 +49,7 @@ const LEFT: u8 = 4;
 /// Runs a worker; the logger must be installed.
 pub fn main(args: WorkerArgs) -> ExitCode {
     crate::tls::install();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(e) => {
             tracing::error!("cannot start the async runtime: {e}");
@@ -76,6 +76,12 @@ pub fn main(args: WorkerArgs) -> ExitCode {
             ExitCode::from(if cause == Cause::BadInput { BAD_CONFIGURATION } else { TRY_AGAIN })
         }
     }
+}
+
+/// One thread for all that waits: models compute on a thread of their own, and what else takes long is handed to others.
+/// A call to the coordinator then wakes no second thread, which would cost more than the call.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 async fn work(args: WorkerArgs) -> Result<Ended, Failure> {

@@ -92,8 +92,8 @@ mod tests {
     fn a_damaged_object_is_blamed_on_the_partition_that_made_it() {
         let cause = |key: &str| domain(Error::Damaged { key: key.to_string(), problem: "it is missing".to_string() }).cause;
         let made = Cause::Damaged { stage: Stage::Pairs, partition: 12 };
-        assert_eq!(cause("s3://bucket/run/pairs/0123456789ab/data/p00000012/e0000000100000001-r00000000-images.tar"), made);
-        assert_eq!(cause("s3://bucket/run/corpus/0123456789ab/data/p00000012/e0-r00000000-records.parquet"), Cause::BadInput);
+        assert_eq!(cause("s3://bucket/run/pairs/0123456789ab/data/p00000012-e0000000100000001-r00000000-images.tar"), made);
+        assert_eq!(cause("s3://bucket/run/corpus/0123456789ab/data/p00000012-e0-r00000000-records.parquet"), Cause::BadInput);
         assert_eq!(cause("s3://bucket/run/pairs/0123456789ab/manifests/p00000012.json"), Cause::BadInput);
     }
 

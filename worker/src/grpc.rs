@@ -6,9 +6,9 @@ use crate::loaded::Models;
 use crate::tls::{self, ClientFiles};
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
-use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Progress, Wanted};
+use ip2p_pipeline::task::{Assignment, Cause, Failure, Progress, Report, Wanted};
 use ip2p_proto::v1::coordinator_client::CoordinatorClient;
-use ip2p_proto::{MAX_MESSAGE_BYTES, PROTOCOL, TOKEN_KEY, Wire, v1};
+use ip2p_proto::{MAX_MESSAGE_BYTES, PROTOCOL, TOKEN_KEY, v1};
 use std::error::Error;
 use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -135,8 +135,8 @@ impl Link for GrpcLink {
         })
     }
 
-    async fn lease(&self, worker: &str) -> Result<Answer, Unanswered> {
-        let request = v1::LeaseRequest { worker: worker.to_string() };
+    async fn lease(&self, worker: &str, report: Option<Report>) -> Result<Answer, Unanswered> {
+        let request = v1::LeaseRequest { worker: worker.to_string(), report: report.map(Into::into) };
         match self.client.clone().lease(request).await?.into_inner().answer {
             Some(v1::lease_response::Answer::Assignment(wire)) => Assignment::try_from(wire).map(Answer::Work).map_err(nonsense),
             Some(v1::lease_response::Answer::Leave(leave)) => {
@@ -153,9 +153,8 @@ impl Link for GrpcLink {
         Ok(Pulse { keep_lease: answer.keep_lease, drain: answer.drain })
     }
 
-    async fn report(&self, worker: &str, assignment: Assignment, outcome: Result<Finished, Failure>) -> Result<(), Unanswered> {
-        let outcome = Some(Wire::from(outcome).0);
-        let request = v1::ReportRequest { worker: worker.to_string(), assignment: Some(assignment.into()), outcome };
+    async fn report(&self, worker: &str, report: Report) -> Result<(), Unanswered> {
+        let request = v1::ReportRequest { worker: worker.to_string(), report: Some(report.into()) };
         self.client.clone().report(request).await?;
         Ok(())
     }

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::plan::Plan;
-use ip2p_pipeline::task::{Assignment, Failure, Finished, Parting, Progress};
+use ip2p_pipeline::task::{Assignment, Failure, Parting, Progress, Report};
 use std::time::Duration;
 
 /// What a worker is told when it registers.
@@ -55,11 +55,12 @@ pub trait Link: Send + Sync {
     fn place(&self) -> &str;
     /// Proposes `name`; the coordinator gives a second worker of this name another one.
     async fn register(&self, name: &str) -> Result<Welcome, Unanswered>;
-    /// Waits until there is work, or none will come.
-    async fn lease(&self, worker: &str) -> Result<Answer, Unanswered>;
+    /// Says how the last attempt ended; waits until there is work, or none will come.
+    async fn lease(&self, worker: &str, report: Option<Report>) -> Result<Answer, Unanswered>;
     /// Answers within `timeout`, or not at all.
     async fn heartbeat(&self, worker: &str, progress: Option<Progress>, timeout: Duration) -> Result<Pulse, Unanswered>;
-    async fn report(&self, worker: &str, assignment: Assignment, outcome: Result<Finished, Failure>) -> Result<(), Unanswered>;
+    /// Says how the last attempt ended, without asking for more.
+    async fn report(&self, worker: &str, report: Report) -> Result<(), Unanswered>;
     /// Says that the worker cannot work at all, and why.
     async fn unfit(&self, worker: &str, failure: Failure) -> Result<(), Unanswered>;
 }

@@ -98,10 +98,13 @@ pub struct ChunkData {
 /// Runs an attempt. On `Ok` the partition's manifest is in the store, made by this attempt or another.
 pub async fn run_partition(stages: &dyn Stages, assignment: Assignment, worker: &str, control: &Arc<Control>) -> Result<Finished> {
     let (store, dir, partition) = (stages.store(), stages.dir(assignment.stage), assignment.partition);
-    let done = commit::read::<PartitionManifest>(store, &dir.manifest(partition)).await.map_err(domain)?;
+    // Together, because most often there is neither, and a store far away takes its time for every answer.
+    let manifest = dir.manifest(partition);
+    let (done, chain) = tokio::join!(commit::read::<PartitionManifest>(store, &manifest), commit::chunk_chain(store, &dir, partition));
+    let done = done.map_err(domain)?;
     let mut chunks = match &done {
         Some(done) => done.chunks.clone(),
-        None => commit::chunk_chain(store, &dir, partition).await.map_err(domain)?,
+        None => chain.map_err(domain)?,
     };
     // What is committed is given out when its objects are missing or damaged.
     if assignment.stage == Stage::Shards && !chunks.is_empty() {

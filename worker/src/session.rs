@@ -9,12 +9,12 @@ use crate::link::{Answer, Link, Unanswered, Welcome};
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
 use ip2p_pipeline::rng::{Purpose, Stream};
-use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Parting};
+use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Parting, Report};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep, timeout};
 
 /// How long a worker waits for a coordinator that went away, before it ends too.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -137,14 +137,25 @@ enum Next {
 impl<L: Link, A: Attempts> Session<'_, L, A> {
     async fn serve(mut self) -> Result<Next> {
         let mut leave = self.leave.clone();
+        // How the last attempt ended: what the coordinator may not know yet.
+        let mut report = None;
         loop {
             let answer = tokio::select! {
                 biased;
-                _ = wait_true(&mut leave) => return Ok(Next::End(Ended::Left)),
-                answer = self.link.lease(&self.welcome.worker) => answer,
+                _ = wait_true(&mut leave) => {
+                    self.last_word(report).await;
+                    return Ok(Next::End(Ended::Left));
+                }
+                answer = self.link.lease(&self.welcome.worker, report.clone()) => answer,
             };
             match answer {
-                Ok(Answer::Work(assignment)) => self.work(assignment).await?,
+                Ok(Answer::Work(assignment)) => {
+                    report = self.work(assignment).await;
+                    if let Some(why) = self.attempts.broken() {
+                        self.last_word(report).await;
+                        return Err(failure(Cause::Resource, why));
+                    }
+                }
                 Ok(Answer::Leave(parting, reason)) => return Ok(Next::End(Ended::Dismissed(parting, reason))),
                 Err(refused @ Unanswered::Refused(_)) => return Err(unanswered(self.link, refused)),
                 // It was silent for longer than a lease, or the coordinator is starting again.
@@ -177,8 +188,8 @@ impl<L: Link, A: Attempts> Session<'_, L, A> {
         }
     }
 
-    /// One attempt with its heartbeats. Only a broken device ends the session here.
-    async fn work(&self, assignment: Assignment) -> Result<()> {
+    /// One attempt with its heartbeats; nothing to report when its lease was lost.
+    async fn work(&self, assignment: Assignment) -> Option<Report> {
         let control = Arc::new(Control::default());
         let attempt = self.attempts.run(assignment, &self.welcome.worker, &control);
         tokio::pin!(attempt);
@@ -191,21 +202,27 @@ impl<L: Link, A: Attempts> Session<'_, L, A> {
                 let _ = attempt.await;
                 let partition = assignment.partition;
                 tracing::warn!(stage = %assignment.stage, partition, "the coordinator was silent for the length of a lease");
-                return Ok(());
+                return None;
             }
             never = drain_on(self.leave.clone(), &control) => match never {},
         };
-        self.report(assignment, outcome).await;
-        match self.attempts.broken() {
-            Some(why) => Err(failure(Cause::Resource, why)),
-            None => Ok(()),
+        // Whose memory or disk it was matters to who reads this elsewhere.
+        let outcome = outcome.map_err(|f| match f.cause {
+            Cause::Resource => failure(f.cause, format!("worker {}: {}", self.welcome.worker, f.message)),
+            Cause::Transient | Cause::Preempted | Cause::StoreFull | Cause::BadInput | Cause::Bug | Cause::Damaged { .. } => f,
+        });
+        if let Err(f) = &outcome {
+            tracing::warn!(stage = %assignment.stage, partition = assignment.partition, cause = f.cause.name(), "attempt ended: {}", f.message);
         }
+        Some(Report { assignment, outcome })
     }
 
     /// Sends heartbeats until the coordinator was silent for the length of a lease: by then it has taken the lease back.
     async fn keep_lease(&self, assignment: Assignment, control: &Control) {
         let lease = self.welcome.lease;
-        let mut beat = interval((lease / 6).min(Duration::from_secs(1)));
+        let period = (lease / 6).min(Duration::from_secs(1));
+        // The lease is new: an attempt that is over sooner needs no heartbeat.
+        let mut beat = interval_at(Instant::now() + period, period);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last_answer = Instant::now();
         while last_answer.elapsed() < lease {
@@ -222,27 +239,14 @@ impl<L: Link, A: Attempts> Session<'_, L, A> {
         }
     }
 
-    /// A report that does not arrive costs nothing but the lease: what was committed is in the store.
-    async fn report(&self, assignment: Assignment, outcome: Result<Finished>) {
-        // Whose memory or disk it was matters to who reads this elsewhere.
-        let outcome = outcome.map_err(|f| match f.cause {
-            Cause::Resource => failure(f.cause, format!("worker {}: {}", self.welcome.worker, f.message)),
-            Cause::Transient | Cause::Preempted | Cause::StoreFull | Cause::BadInput | Cause::Bug | Cause::Damaged { .. } => f,
-        });
-        if let Err(f) = &outcome {
-            tracing::warn!(stage = %assignment.stage, partition = assignment.partition, cause = f.cause.name(), "attempt ended: {}", f.message);
-        }
-        let send = || self.link.report(&self.welcome.worker, assignment, outcome.clone());
-        let patience = ExponentialBuilder::default().with_max_times(5);
-        let sent = send.retry(patience).when(|lost| matches!(lost, Unanswered::Silent(_)));
-        let mut leave = self.leave.clone();
-        let sent = tokio::select! {
-            biased;
-            sent = sent => sent,
-            // A coordinator that has gone away holds up nobody who leaves.
-            () = async { wait_true(&mut leave).await; sleep(LAST_WORD).await } => return,
-        };
-        if let Err(lost) = sent {
+    /// The report of a worker that asks for no more work. One that does not arrive costs nothing but the lease: what was
+    /// committed is in the store.
+    async fn last_word(&self, report: Option<Report>) {
+        let Some(report) = report else { return };
+        let send = || self.link.report(&self.welcome.worker, report.clone());
+        let sent = send.retry(ExponentialBuilder::default().with_max_times(5)).when(|lost| matches!(lost, Unanswered::Silent(_)));
+        // A coordinator that has gone away holds up nobody who leaves.
+        if let Ok(Err(lost)) = timeout(LAST_WORD, sent).await {
             tracing::warn!("the coordinator does not take reports: {}", unanswered(self.link, lost).message);
         }
     }

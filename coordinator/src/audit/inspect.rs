@@ -25,8 +25,8 @@ impl Present {
         for stage in Stage::RUN {
             let keys = store.list(&plan.dir(stage).manifests()).await?;
             let whole: BTreeSet<u32> = keys.iter().filter_map(|(key, _)| StageDir::partition_of(key)).collect();
-            let chunks = store.list(&plan.dir(stage).all_chunks()).await?;
-            let parts = chunks.iter().filter_map(|(key, _)| StageDir::partition_of_data(key)).filter(|p| !whole.contains(p));
+            let chunks = store.list(&plan.dir(stage).chunks()).await?;
+            let parts = chunks.iter().filter_map(|(key, _)| StageDir::partition_of_part(key)).filter(|p| !whole.contains(p));
             begun.insert(stage, parts.collect());
             committed.insert(stage, whole);
         }
@@ -195,7 +195,7 @@ impl<'a> Inspector<'a> {
     /// Every object belongs to this stage's folder and is named once.
     fn check_names(&mut self, manifest: &PartitionManifest) {
         let dir = self.plan.dir(manifest.stage);
-        let (data, dataset) = (format!("{}/", dir.all_data()), format!("{}/", dir.dataset_root()));
+        let (data, dataset) = (format!("{}/", dir.data_objects()), format!("{}/", dir.dataset_root()));
         let mut names = HashSet::new();
         for object in manifest.chunks.iter().flat_map(|chunk| &chunk.objects) {
             let problem = if !names.insert(&object.key) {
@@ -223,7 +223,7 @@ impl<'a> Inspector<'a> {
     pub async fn check_chunks(&mut self, stage: Stage, partition: u32) -> Result<()> {
         let dir = self.plan.dir(stage);
         let chain = commit::chunk_chain(self.store, &dir, partition).await;
-        for chunk in self.judge(stage, Some(partition), &dir.chunks(partition), chain)?.unwrap_or_default() {
+        for chunk in self.judge(stage, Some(partition), &dir.chunks(), chain)?.unwrap_or_default() {
             if !chunk.counts.balanced() {
                 let key = dir.chunk(partition, chunk.start);
                 self.report(stage, Some(partition), Some(&key), "expected is not output + rejected + quarantined".to_string());
@@ -340,7 +340,7 @@ fn advice(plan: &Plan, stage: Stage, partition: Option<u32>) -> String {
 /// names every object, with the shards.
 fn made_from(plan: &Plan, stage: Stage, partition: u32) -> Vec<String> {
     let same = Stage::RUN.into_iter().skip_while(|s| *s != stage).take_while(|s| *s != Stage::Index);
-    let same = same.map(|stage| plan.dir(stage)).flat_map(|dir| [dir.manifest(partition), format!("{}/", dir.chunks(partition))]);
+    let same = same.map(|stage| plan.dir(stage)).flat_map(|dir| [dir.manifest(partition), format!("{}*", dir.chunks_of(partition))]);
     let whole = [Stage::Index, Stage::Shards].map(|stage| format!("{}/", plan.dir(stage).root()));
     same.chain(whole).collect()
 }

@@ -44,7 +44,7 @@ async fn the_advice_names_all_that_was_made_from_what_is_lost() {
     fixture.store.delete(&object(&fixture, Stage::Pairs, 0, "images").await).await.unwrap();
     let advice = findings(&fixture).await.remove(0).advice;
     let dir = |stage| fixture.plan.dir(stage);
-    for path in [dir(Stage::Pairs).manifest(0), dir(Stage::Filter).chunks(0), dir(Stage::Index).root(), dir(Stage::Shards).root()] {
+    for path in [dir(Stage::Pairs).manifest(0), dir(Stage::Filter).chunks_of(0), dir(Stage::Index).root(), dir(Stage::Shards).root()] {
         assert!(advice.contains(&path), "{path} is not in: {advice}");
     }
     assert!(!advice.contains("prompts/"), "{advice}");

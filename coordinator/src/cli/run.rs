@@ -177,7 +177,9 @@ async fn run_spec(
         .collect();
     drop(requests);
     let driver = Driver::new(scheduler, inbox, workers, &term, view, Digests::start(&store, &plan));
-    let (ending, scheduler, farewell) = driver.run(interrupts(progress)).await;
+    // Where its requests arrive: to wake this thread, which only waits, would cost more than most of them.
+    let driving = tokio::spawn(driver.run(interrupts(progress)));
+    let (ending, scheduler, farewell) = driving.await.map_err(|died| Exit::resumable(format!("a defect of the coordinator: {died}")))?;
     let summary = finish::finish(&store, &plan, &corpus, &scheduler, &ending, started.elapsed()).await;
     let summary = summary.map_err(|e| unfinished(&args.pipeline, e))?;
     // A worker that loses the server before it knows that the run is over takes it for a failure.

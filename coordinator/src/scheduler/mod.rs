@@ -410,11 +410,15 @@ impl Scheduler {
         let leases = stage.leases(partition);
         stage.commit(partition, &finished);
         commands.push(Command::Notice(Notice::Committed { assignment, finished }));
-        // Other attempts may still hold it: their next heartbeats end those leases.
-        for other in leases.into_iter().filter(|lease| lease.epoch != epoch) {
+        // Other attempts may still hold it: their next heartbeats end those leases. So may the reporting worker under the
+        // name that it had before it registered anew.
+        for other in leases {
             let units = self.workers.get(&other.worker).and_then(|worker| worker.progress).map_or(0, |progress| progress.units);
-            self.stages[number].waste(units);
             self.set_idle(&other.worker);
+            if other.epoch == epoch {
+                continue;
+            }
+            self.stages[number].waste(units);
             let assignment = Assignment { epoch: other.epoch, ..assignment };
             commands.push(Command::Notice(Notice::Outrun { worker: other.worker, assignment, units }));
         }

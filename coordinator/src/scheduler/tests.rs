@@ -91,6 +91,19 @@ fn a_silent_worker_loses_its_lease_and_its_late_failure_counts_for_nothing() {
     assert_eq!(beat, [Command::Continue { worker: "a".to_string(), keep_lease: false, drain: false }]);
 }
 
+/// A worker whose connection broke registers anew, perhaps under another name, and brings the report that was lost.
+#[test]
+fn a_success_told_under_another_name_ends_the_lease_of_the_first() {
+    let mut s = Scheduler::new(policy(), 1, fresh(1));
+    let a = granted(&join(&mut s, "w", secs(0))).unwrap();
+    let _ = s.step(Event::Joined { worker: "w~2".to_string(), device: "cpu".to_string(), scope: Scope::Any }, secs(5));
+    let _ = report(&mut s, "w~2", a, Ok(finished(a.stage)), secs(5));
+    // The first name is silent for ever.
+    let commands = s.step(Event::Tick, secs(60));
+    assert!(!commands.iter().any(|c| matches!(c, Command::Notice(Notice::LeaseLost { .. }))), "{commands:?}");
+    assert_eq!((s.stages()[0].committed(), s.stages()[0].counts().expected), (1, 10));
+}
+
 #[test]
 fn a_late_success_is_a_fact_and_ends_the_newer_lease() {
     let mut s = Scheduler::new(policy(), 1, fresh(1));

@@ -12,8 +12,8 @@ use ip2p_pipeline::records::{
 };
 use ip2p_pipeline::spec::{ColumnProfile, ImageFormat, ShardFormat, Spec, Unchecked};
 use ip2p_pipeline::tables::Table;
-use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Progress};
-use ip2p_proto::{Wire, v1};
+use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Progress, Report};
+use ip2p_proto::v1;
 use ip2p_worker::images::Rgb8;
 use prost::Message;
 use std::path::Path;
@@ -121,8 +121,7 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
     let counts = Counts { expected: 9, output: 4, rejected: [("clip_text".to_string(), 5)].into(), quarantined: 0 };
     let finished = Finished { counts, seconds: 2.5, figures: [("tokens".to_string(), 12.0)].into() };
     let failure = Failure { cause: Cause::Resource, message: "no room".to_string() };
-    let report =
-        |outcome| v1::ReportRequest { worker: worker(), assignment: Some(assignment.into()), outcome: Some(Wire::from(outcome).0) };
+    let report = |outcome| v1::ReportRequest { worker: worker(), report: Some(Report { assignment, outcome }.into()) };
     let progress = Progress { assignment, done: 1, total: 3, units: 9, kept: 2 };
     let register = v1::RegisterRequest {
         protocol: 3,
@@ -144,6 +143,7 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
         ("register", register.encode_to_vec()),
         ("welcome", welcome.encode_to_vec()),
         ("lease", lease.encode_to_vec()),
+        ("ask", v1::LeaseRequest { worker: worker(), report: report(Ok(finished.clone())).report }.encode_to_vec()),
         ("heartbeat", v1::HeartbeatRequest { worker: worker(), progress: Some(progress.into()) }.encode_to_vec()),
         ("done", report(Ok(finished)).encode_to_vec()),
         ("failed", report(Err(failure.clone())).encode_to_vec()),

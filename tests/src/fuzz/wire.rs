@@ -1,7 +1,7 @@
 //! Messages of the wire and what becomes of them.
 
 use ip2p_pipeline::plan::Plan;
-use ip2p_pipeline::task::{Assignment, Progress};
+use ip2p_pipeline::task::{Assignment, Progress, Report};
 use ip2p_proto::v1;
 use prost::Message;
 
@@ -24,9 +24,10 @@ pub fn messages(data: &[u8]) {
         // As the coordinator sums over ten thousand workers.
         assert!(progress.units.checked_mul(10_000).is_some() && progress.done.checked_mul(10_000).is_some());
     }
-    if let Ok(request) = v1::ReportRequest::decode(data) {
-        let _ = request.assignment.map(Assignment::try_from);
-        if let Ok(Ok(finished)) = ip2p_proto::outcome(request.outcome) {
+    let reported = v1::ReportRequest::decode(data).ok().and_then(|request| request.report);
+    let asked = v1::LeaseRequest::decode(data).ok().and_then(|request| request.report);
+    for report in reported.into_iter().chain(asked) {
+        if let Ok(Report { outcome: Ok(finished), .. }) = Report::try_from(report) {
             finished.counts.balanced();
             assert!(finished.seconds.is_finite());
         }
@@ -34,7 +35,6 @@ pub fn messages(data: &[u8]) {
     if let Ok(request) = v1::UnfitRequest::decode(data) {
         let _ = ip2p_proto::failed(request.failed);
     }
-    let _ = v1::LeaseRequest::decode(data);
     let _ = v1::HeartbeatResponse::decode(data);
     let _ = v1::ReportResponse::decode(data);
 }

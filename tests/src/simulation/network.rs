@@ -3,7 +3,7 @@
 use super::process::Process;
 use async_trait::async_trait;
 use ip2p_coordinator::grpc::{HeartbeatAnswer, LeaseAnswer, Registered, Request};
-use ip2p_pipeline::task::{Assignment, Failure, Finished, Progress, Scope};
+use ip2p_pipeline::task::{Failure, Progress, Report, Scope};
 use ip2p_worker::link::{Answer, Link, Pulse, Unanswered, Welcome};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -73,7 +73,11 @@ impl Link for BadLink {
         Ok(Welcome { worker, plan, store_url: "memory:///".to_string(), lease: self.lease, open_stages })
     }
 
-    async fn lease(&self, worker: &str) -> Result<Answer, Unanswered> {
+    async fn lease(&self, worker: &str, report: Option<Report>) -> Result<Answer, Unanswered> {
+        // One call, but here each half of it may be lost.
+        if let Some(report) = report {
+            self.report(worker, report).await?;
+        }
         let world = self.process.world.clone();
         let worker = worker.to_string();
         let observe = |answer: &LeaseAnswer| {
@@ -98,7 +102,7 @@ impl Link for BadLink {
         Ok(Pulse { keep_lease, drain })
     }
 
-    async fn report(&self, worker: &str, assignment: Assignment, outcome: Result<Finished, Failure>) -> Result<(), Unanswered> {
+    async fn report(&self, worker: &str, Report { assignment, outcome }: Report) -> Result<(), Unanswered> {
         match &outcome {
             Ok(_) => self.process.world.reported_done(assignment),
             Err(f) => self.process.note(|| format!("failed {} {}: {}", assignment.stage, assignment.partition, f.message)),

@@ -46,8 +46,7 @@ impl Task {
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { coordinator, name, exit_with_parent: _, task } = arguments;
     tls::install();
-    // As many threads as the real worker has.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = ip2p_worker::cli::runtime()?;
     let token = std::env::var("IP2P_TOKEN")?;
     let life = async {
         let link = GrpcLink::connect(&Address { coordinator, token, tls: Default::default() }).await?;
