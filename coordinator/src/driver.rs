@@ -5,6 +5,7 @@ use crate::grpc::{HeartbeatAnswer, LeaseAnswer, Registered, Request};
 use crate::launcher::{Demand, Launcher, Observed, Stopping};
 use crate::scheduler::{Command, Ending, Event, Notice, Scheduler, Stop};
 use crate::term::Term;
+use crate::web::Screen;
 use ip2p_pipeline::task::Parting;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -25,6 +26,7 @@ pub struct Driver {
     workers: Option<Box<dyn Launcher>>,
     taken_over: mpsc::Receiver<u32>,
     view: watch::Sender<View>,
+    screen: Option<Screen>,
     digests: Digests,
     /// In order, so that what a dying coordinator wakes is the same in every replay.
     waiting_leases: BTreeMap<String, oneshot::Sender<LeaseAnswer>>,
@@ -85,12 +87,18 @@ impl Driver {
             workers,
             taken_over: term.watch(),
             view,
+            screen: None,
             digests,
             waiting_leases: BTreeMap::new(),
             dismissed: BTreeSet::new(),
             heartbeat: None,
             report: None,
         }
+    }
+
+    /// Shows the run on the page too.
+    pub fn shown_on(self, screen: Screen) -> Self {
+        Driver { screen: Some(screen), ..self }
     }
 
     /// Runs until the scheduler announces the end.
@@ -112,13 +120,13 @@ impl Driver {
             let Some(event) = event else { continue };
             let show = matches!(event, Event::Tick);
             if let Some(ending) = self.apply(event) {
-                self.show();
+                self.show(true);
                 let expected = self.unaware();
                 let farewell = farewell(self.requests, expected, self.workers, ending.clone());
                 return (ending, self.scheduler, tokio::spawn(farewell));
             }
             if show {
-                self.show();
+                self.show(false);
                 if let Some(workers) = &mut self.workers {
                     workers.want(Demand::of(&self.scheduler));
                 }
@@ -182,9 +190,11 @@ impl Driver {
         let mut events = vec![event];
         let mut ending = None;
         while let Some(event) = events.pop() {
+            self.on_screen(|screen| screen.event(&event));
             for command in self.scheduler.step(event, self.started.elapsed()) {
                 match command {
                     Command::Grant { worker, assignment } => {
+                        self.on_screen(Screen::granted);
                         if !self.answer_lease(&worker, LeaseAnswer::Work(assignment)) {
                             events.push(Event::Left { worker, why: "its connection closed".to_string() });
                         }
@@ -200,6 +210,7 @@ impl Driver {
                         if let Notice::Committed { assignment, finished } = &notice {
                             self.digests.record(*assignment, finished);
                         }
+                        self.on_screen(|screen| screen.notice(&notice));
                         log(&notice);
                     }
                     Command::Finish(end) => ending = Some(end),
@@ -221,14 +232,25 @@ impl Driver {
         if ours { BTreeSet::new() } else { unaware.cloned().collect() }
     }
 
-    fn show(&self) {
+    fn show(&mut self, last: bool) {
         let now = self.started.elapsed();
-        self.view.send_replace(View::of(&self.scheduler, now));
+        let view = View::of(&self.scheduler, now);
+        if let Some(screen) = &mut self.screen {
+            screen.paint(&self.scheduler, &view, now, last);
+        }
+        self.view.send_replace(view);
+    }
+
+    fn on_screen(&mut self, tell: impl FnOnce(&mut Screen)) {
+        if let Some(screen) = &mut self.screen {
+            tell(screen);
+        }
     }
 }
 
 impl View {
-    fn of(scheduler: &Scheduler, now: Duration) -> Self {
+    /// The run as it stands `now` on the scheduler's clock.
+    pub(crate) fn of(scheduler: &Scheduler, now: Duration) -> Self {
         let at_work: Vec<_> = scheduler.workers().values().filter_map(|w| w.progress).collect();
         let stages = scheduler.stages().iter().map(|stage| {
             let progress = || at_work.iter().filter(|p| p.assignment.stage == stage.stage());
@@ -331,6 +353,9 @@ fn log(notice: &Notice) {
         }
         Notice::Mending { assignment: a, maker: (stage, partition), message } => {
             tracing::warn!(stage = %a.stage, partition = a.partition, "{message}. It is made again by {stage} partition {partition}");
+        }
+        Notice::Mended { assignment: a } => {
+            tracing::info!(stage = %a.stage, partition = a.partition, "its damaged objects are whole again");
         }
         Notice::Outrun { worker, assignment: a, units } => {
             tracing::info!(stage = %a.stage, partition = a.partition, worker, units, "another attempt was first");

@@ -102,7 +102,22 @@ pub async fn explain(store: &Store, plan: &Plan, wanted: &str, asked: &Asked<'_>
             ids.join(", ")
         )));
     }
-    let Found { row, partition, chunk } = first;
+    tell(store, plan, first, asked).await
+}
+
+/// The same for the pair in row `number` of a committed partition of `filter`, without a search.
+pub(crate) async fn row(store: &Store, plan: &Plan, partition: u32, number: usize, asked: &Asked<'_>) -> Result<Explanation> {
+    let manifest: Option<PartitionManifest> = commit::read(store, &plan.dir(Stage::Filter).manifest(partition)).await?;
+    let found = match manifest {
+        Some(manifest) => matches_in(store, manifest, |_| true).await?.into_iter().nth(number),
+        None => None,
+    };
+    let found = found.ok_or_else(|| Error::invalid(format!("partition {partition} of filter has no row {number}")))?;
+    tell(store, plan, found, asked).await
+}
+
+async fn tell(store: &Store, plan: &Plan, found: Found, asked: &Asked<'_>) -> Result<Explanation> {
+    let Found { row, partition, chunk } = found;
     let mut made = origins(store, plan, partition, &row).await?;
     made.push(Made::of(&chunk, None));
     for made in &mut made {
@@ -122,17 +137,17 @@ struct Found {
 /// Every row that fits. It reads the filter's tables and not the index, so that a run at work can be asked too.
 async fn search(store: &Store, plan: &Plan, wanted: &str) -> Result<Vec<Found>> {
     let manifests = prepare::manifests(store, plan.dir(Stage::Filter)).await?;
-    let read = |manifest| async move { matches_in(store, manifest, wanted).await };
+    let seed: Option<u64> = wanted.parse().ok();
+    let fits = |row: &IndexRow| row.pair.to_string().starts_with(wanted) || Some(row.candidate.seed) == seed;
+    let read = |manifest| async move { matches_in(store, manifest, fits).await };
     futures::stream::iter(manifests).map(read).buffered(PARALLEL).try_concat().await
 }
 
-async fn matches_in(store: &Store, manifest: PartitionManifest, wanted: &str) -> Result<Vec<Found>> {
-    let seed: Option<u64> = wanted.parse().ok();
-    let fits = |row: &IndexRow| row.pair.to_string().starts_with(wanted) || Some(row.candidate.seed) == seed;
+async fn matches_in(store: &Store, manifest: PartitionManifest, fits: impl Fn(&IndexRow) -> bool) -> Result<Vec<Found>> {
     let mut found = Vec::new();
     for chunk in &manifest.chunks {
         let rows: Vec<IndexRow> = rows(store, chunk, role::SELECTION).await?;
-        let rows = rows.into_iter().filter(|row| fits(row));
+        let rows = rows.into_iter().filter(&fits);
         found.extend(rows.map(|row| Found { row, partition: manifest.partition, chunk: chunk.clone() }));
     }
     Ok(found)

@@ -62,8 +62,12 @@ fn with_waste(stage: &StageState) -> BTreeMap<String, f64> {
 
 /// Figures of all stages from the manifests in the store.
 pub(crate) async fn of_store(store: &Store, plan: &Plan) -> Result<Vec<StageFigures>> {
-    let recovered = prepare::recover(store, plan).await?;
-    Ok(size_shards(recovered.into_iter().map(of_recovered).collect()))
+    Ok(of_recovery(prepare::recover(store, plan).await?))
+}
+
+/// Figures of all stages from what was recovered.
+pub(crate) fn of_recovery(recovered: Vec<Recovered>) -> Vec<StageFigures> {
+    size_shards(recovered.into_iter().map(of_recovered).collect())
 }
 
 fn of_recovered(recovered: Recovered) -> StageFigures {

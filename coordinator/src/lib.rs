@@ -1,6 +1,7 @@
 //! The coordinator: partitions a corpus, schedules the stages onto workers, and never holds what the store does not.
 
 pub mod audit;
+mod charts;
 pub mod cli;
 mod dataset;
 pub mod digest;
@@ -16,6 +17,7 @@ pub mod forecast;
 pub mod found;
 pub mod gc;
 pub mod grpc;
+mod html;
 pub mod launcher;
 pub mod listing;
 pub mod logging;
@@ -34,6 +36,8 @@ pub mod status;
 pub mod summary;
 pub mod term;
 mod text;
+mod thumbnail;
 pub mod tls;
 pub mod trouble;
 pub mod waves;
+pub mod web;

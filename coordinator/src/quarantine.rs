@@ -52,6 +52,20 @@ pub(crate) async fn errors(store: &Store, plan: &Plan, stages: &[StageFigures]) 
     Ok(found.errors())
 }
 
+/// The errors of these partitions, the first few of each stage.
+pub(crate) async fn errors_in(store: &Store, plan: &Plan, partitions: &BTreeMap<Stage, Vec<u32>>) -> Result<Vec<QuarantineError>> {
+    let mut found = Found::default();
+    for (stage, partitions) in partitions {
+        for partition in partitions.iter().take(PARTITIONS) {
+            let manifest: Option<PartitionManifest> = commit::read(store, &plan.dir(*stage).manifest(*partition)).await?;
+            if let Some(manifest) = manifest {
+                add(store, &manifest, &mut found).await?;
+            }
+        }
+    }
+    Ok(found.errors())
+}
+
 async fn add(store: &Store, manifest: &PartitionManifest, found: &mut Found) -> Result<()> {
     match manifest.stage {
         Stage::Prompts => {

@@ -7,6 +7,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_rustls::TlsAcceptor;
 use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
 /// Chooses ring for every TLS connection; calling it again changes nothing.
@@ -24,10 +25,7 @@ pub fn server(tls: &Tls) -> Result<ServerTlsConfig, String> {
     let cert = read("cert", &tls.cert)?;
     let key = read("key", &tls.key)?;
     let client_ca = tls.client_ca.as_ref().map(|path| Ok::<_, String>((path, read("client_ca", path)?))).transpose()?;
-    let chain = certificates("cert", &tls.cert, &cert)?;
-    let private = PrivateKeyDer::from_pem_slice(&key).map_err(|e| wrong("key", &tls.key, e))?;
-    let pair = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, private);
-    pair.map_err(|e| format!("run.tls: the certificate in {} and the key in {} do not go together: {e}", tls.cert, tls.key))?;
+    certified(tls, &cert, &key)?;
     let mut config = ServerTlsConfig::new().identity(Identity::from_pem(cert, key)).timeout(HANDSHAKE);
     if let Some((path, pem)) = client_ca {
         let mut roots = RootCertStore::empty();
@@ -38,6 +36,22 @@ pub fn server(tls: &Tls) -> Result<ServerTlsConfig, String> {
         config = config.client_ca_root(Certificate::from_pem(pem));
     }
     Ok(config)
+}
+
+/// The same certificate for the page. Browsers show none of their own: who looks signs in with the token.
+pub fn page(tls: &Tls) -> Result<TlsAcceptor, String> {
+    install();
+    let (cert, key) = (read("cert", &tls.cert)?, read("key", &tls.key)?);
+    let mut config = certified(tls, &cert, &key)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+fn certified(tls: &Tls, cert: &[u8], key: &[u8]) -> Result<ServerConfig, String> {
+    let chain = certificates("cert", &tls.cert, cert)?;
+    let private = PrivateKeyDer::from_pem_slice(key).map_err(|e| wrong("key", &tls.key, e))?;
+    let pair = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, private);
+    pair.map_err(|e| format!("run.tls: the certificate in {} and the key in {} do not go together: {e}", tls.cert, tls.key))
 }
 
 fn read(key: &str, path: &str) -> Result<Vec<u8>, String> {

@@ -4,6 +4,7 @@ mod cluster;
 mod plan;
 mod read;
 mod run;
+mod serve;
 
 use crate::gc;
 use clap::{Args, Parser, Subcommand};
@@ -63,6 +64,14 @@ enum Command {
         #[arg(long)]
         quick: bool,
     },
+    /// Show a run on a page, from its store alone
+    #[command(after_help = "Example:\n  ip2p-coordinator serve s3://bucket/datasets/my-run --web 127.0.0.1:8081")]
+    Serve {
+        #[command(flatten)]
+        run: RunRef,
+        #[command(flatten)]
+        web: WebArgs,
+    },
     /// Tell where a pair came from, and draw it again
     #[command(after_help = "Example:\n  ip2p-coordinator explain configs/quickstart.yaml 3f2a91 --draw /tmp/pair")]
     Explain {
@@ -114,7 +123,7 @@ impl PipelineArgs {
         let text = self.pipeline.display().to_string();
         if text.contains("://") {
             return Err(Exit::bad_input(format!(
-                "{text} is the URL of a run: this command needs its pipeline file (status, audit, explain and gc take URLs)"
+                "{text} is the URL of a run: this command needs its pipeline file (status, audit, serve, explain and gc take URLs)"
             )));
         }
         Spec::load(&self.pipeline, &self.overrides).map_err(|e| Exit::bad_input(e.to_string()))
@@ -131,6 +140,19 @@ struct RunArgs {
     /// Read everything first, as `audit` does, and make damaged objects again
     #[arg(long)]
     repair: bool,
+    #[command(flatten)]
+    web: WebArgs,
+    /// No page
+    #[arg(long, conflicts_with = "web")]
+    no_web: bool,
+}
+
+/// Where the page is.
+#[derive(Args, Clone, Debug)]
+struct WebArgs {
+    /// Address of the page [default: 127.0.0.1:8080, or a free port]; other than loopback it asks for IP2P_TOKEN
+    #[arg(long, value_name = "ADDR")]
+    web: Option<String>,
 }
 
 /// A run: by its pipeline file, or by the URL of its folder.
@@ -234,6 +256,7 @@ async fn read_only(command: Command) -> Result<(), Exit> {
         Command::Plan(args) => plan::plan(args).await,
         Command::Status { run, json } => read::status(run, json).await,
         Command::Audit { run, quick } => read::audit(run, quick).await,
+        Command::Serve { run, web } => serve::serve(run, &web).await,
         Command::Explain { run, pair, draw } => read::explain(run, &pair, draw).await,
         Command::Gc { run, dry_run, unused_folders, other_plans, grace } => {
             read::gc(run, gc::Options { grace: read::grace(&grace)?, dry_run, unused_folders, only: None }, other_plans).await

@@ -29,7 +29,7 @@ impl RunRef {
         Ok((prepare::open_store(&spec)?, Some(spec)))
     }
 
-    async fn plan(&self) -> Result<(Store, Plan), Exit> {
+    pub(super) async fn plan(&self) -> Result<(Store, Plan), Exit> {
         let (store, spec) = self.open()?;
         let plan = found::require_plan(&store, spec.as_ref()).await?;
         Ok((store, plan))

@@ -1,11 +1,13 @@
 //! `run`: prepare, serve, launch, drive, finish.
 
 use super::cluster::{self, Claimed};
+use super::serve::Page;
 use super::{Exit, LogArgs, PipelineArgs, RunArgs, say};
 use crate::audit;
 use crate::digest::Digests;
 use crate::door::Door;
 use crate::driver::{Driver, View};
+use crate::explain::Asked;
 use crate::finish;
 use crate::grpc::{self, Welcome};
 use crate::launcher::{self, LocalWorkers, WorkerCommand};
@@ -15,6 +17,7 @@ use crate::scheduler::{Ending, Policy, Scheduler, Stop};
 use crate::summary::Summary;
 use crate::term::Term;
 use crate::text::command;
+use crate::web;
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::Counts;
 use ip2p_pipeline::plan::Plan;
@@ -133,7 +136,7 @@ async fn run_spec(
         return Ok((summary, Ending::Complete));
     }
     let address = &plan.spec.run.listen;
-    let listener = TcpListener::bind(address).await.map_err(|e| cannot_listen(address, &e))?;
+    let listener = TcpListener::bind(address).await.map_err(|e| cannot_listen("run.listen", address, &e))?;
     let address = listener.local_addr().map_err(|e| Exit::resumable(e.to_string()))?;
     if tls.is_none() && !address.ip().is_loopback() {
         progress.say(&format!("warning: {}", open_to_read(address)));
@@ -141,10 +144,11 @@ async fn run_spec(
     // Our own processes come in here: no certificate names this machine's loopback.
     let inner = match (plan.spec.run.launcher, &tls) {
         (Launcher::Local, Some(_)) => {
-            Some(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(|e| cannot_listen("127.0.0.1:0", &e))?)
+            Some(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(|e| cannot_listen("run.listen", "127.0.0.1:0", &e))?)
         }
         _ => None,
     };
+    let page = page(args, &plan.spec).await?;
     let inner_address = inner.as_ref().map(TcpListener::local_addr).transpose().map_err(|e| Exit::resumable(e.to_string()))?;
     let token = token()?;
     check_launcher(plan.spec.run.launcher)?;
@@ -156,6 +160,8 @@ async fn run_spec(
     if let Some(newer) = term.lost().await {
         return Err(Exit::resumable(Stop::TakenOver(newer).to_string()));
     }
+    let (screen, snapshots, history) = web::screen();
+    screen.recovered(&recovered);
     let mut scheduler = Scheduler::new(policy(&plan), term.number, recovered);
     damaged.into_iter().for_each(|(stage, partition)| scheduler.reopen(stage, partition));
     let workers = match claimed {
@@ -176,7 +182,15 @@ async fn run_spec(
         })
         .collect();
     drop(requests);
-    let driver = Driver::new(scheduler, inbox, workers, &term, view, Digests::start(&store, &plan));
+    let mut driver = Driver::new(scheduler, inbox, workers, &term, view, Digests::start(&store, &plan));
+    if let Some(page) = page {
+        progress.say(&format!("page: {}", page.url()));
+        let program = super::program();
+        let pipeline = args.pipeline.pipeline.display().to_string();
+        let asked = Asked { program: &program, run: &pipeline, overrides: &args.pipeline.overrides };
+        page.open(&store, &plan, (snapshots, history), &asked);
+        driver = driver.shown_on(screen);
+    }
     // Where its requests arrive: to wake this thread, which only waits, would cost more than most of them.
     let driving = tokio::spawn(driver.run(interrupts(progress)));
     let (ending, scheduler, farewell) = driving.await.map_err(|died| Exit::resumable(format!("a defect of the coordinator: {died}")))?;
@@ -210,7 +224,15 @@ async fn damaged(store: &Store, plan: &Plan, progress: &Progress) -> Result<BTre
     Ok(damaged)
 }
 
-fn cannot_listen(address: &str, error: &std::io::Error) -> Exit {
+/// The page's place; `None` when the user wants none.
+async fn page(args: &RunArgs, spec: &Spec) -> Result<Option<Page>, Exit> {
+    match args.no_web {
+        true => Ok(None),
+        false => Page::bind(&args.web, spec.run.tls.as_ref()).await.map(Some),
+    }
+}
+
+pub(super) fn cannot_listen(what: &str, address: &str, error: &std::io::Error) -> Exit {
     let advice = match error.kind() {
         ErrorKind::AddrInUse => {
             "another program listens there, perhaps an earlier coordinator: stop it, or choose another port (0 picks a free one)"
@@ -219,7 +241,7 @@ fn cannot_listen(address: &str, error: &std::io::Error) -> Exit {
         ErrorKind::PermissionDenied => "ports below 1024 are for administrators: choose a higher one",
         _ => "choose another address",
     };
-    Exit::bad_input(format!("run.listen: cannot listen on {address}: {error}; {advice}"))
+    Exit::bad_input(format!("{what}: cannot listen on {address}: {error}; {advice}"))
 }
 
 fn open_to_read(address: SocketAddr) -> String {
@@ -257,17 +279,22 @@ fn policy(plan: &Plan) -> Policy {
     }
 }
 
+/// The token that the user gave.
+pub(super) fn given_token() -> Result<Option<String>, Exit> {
+    match std::env::var("IP2P_TOKEN") {
+        Ok(token) if !(1..=MAX_TOKEN).contains(&token.len()) || !token.bytes().all(|byte| byte.is_ascii_graphic()) => Err(Exit::bad_input(
+            "IP2P_TOKEN must be 1 to 1000 letters, digits and signs without spaces: for example of `openssl rand -hex 32`",
+        )),
+        Ok(token) => Ok(Some(token)),
+        Err(VarError::NotUnicode(_)) => Err(Exit::bad_input("IP2P_TOKEN is not text")),
+        Err(VarError::NotPresent) => Ok(None),
+    }
+}
+
 /// The workers' token: given by the user, or fresh for this coordinator.
 fn token() -> Result<String, Exit> {
-    match std::env::var("IP2P_TOKEN") {
-        Ok(token) if !(1..=MAX_TOKEN).contains(&token.len()) || !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
-            return Err(Exit::bad_input(
-                "IP2P_TOKEN must be 1 to 1000 letters, digits and signs without spaces: for example of `openssl rand -hex 32`",
-            ));
-        }
-        Ok(token) => return Ok(token),
-        Err(VarError::NotUnicode(_)) => return Err(Exit::bad_input("IP2P_TOKEN is not text")),
-        Err(VarError::NotPresent) => {}
+    if let Some(token) = given_token()? {
+        return Ok(token);
     }
     let mut bytes = [0u8; 32];
     getrandom::fill(&mut bytes).map_err(|e| Exit::resumable(format!("the system gives no random numbers: {e}")))?;
@@ -291,12 +318,12 @@ fn check_launcher(launcher: Launcher) -> Result<(), Exit> {
 }
 
 /// Where workers find a server that listens on `address`: `0.0.0.0` is no place to connect to.
-fn reachable(address: SocketAddr, here: &str) -> String {
+pub(super) fn reachable(address: SocketAddr, here: &str) -> String {
     if address.ip().is_unspecified() { format!("{here}:{}", address.port()) } else { address.to_string() }
 }
 
 /// What other machines may call this one.
-fn host_name() -> String {
+pub(super) fn host_name() -> String {
     let name = std::env::var("HOSTNAME").or_else(|_| std::fs::read_to_string("/etc/hostname")).unwrap_or_default();
     match name.trim() {
         "" => "127.0.0.1".to_string(),

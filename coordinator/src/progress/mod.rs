@@ -1,7 +1,7 @@
 //! The progress display: bars on a terminal, a line now and then elsewhere, and log lines above both.
 
-mod rate;
-mod words;
+pub(crate) mod rate;
+pub(crate) mod words;
 
 use crate::driver::View;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};

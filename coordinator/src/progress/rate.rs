@@ -7,6 +7,8 @@ use std::time::Duration;
 const WINDOW: Duration = Duration::from_secs(60);
 /// Less than this says nothing about the future.
 const LEAST: Duration = Duration::from_secs(3);
+/// Parts of the window whose paces are compared.
+const SLICES: usize = 6;
 
 #[derive(Clone, Copy, Debug)]
 struct Sample {
@@ -17,7 +19,7 @@ struct Sample {
 
 /// What a stage has done, over time.
 #[derive(Debug, Default)]
-pub(super) struct Meter {
+pub(crate) struct Meter {
     samples: VecDeque<Sample>,
 }
 
@@ -52,6 +54,36 @@ impl Meter {
         let left = f64::from(of) - last.partitions;
         (pace > 0.0 && left > 0.0).then(|| left / pace)
     }
+
+    /// Least and most seconds until all `of` partitions are done: at the mean pace of the window give or take twice its
+    /// standard error, from the paces of the window's [`SLICES`]. `None` when one cannot be told, and no end to the most
+    /// when the pace may be none at all.
+    pub fn interval(&self, of: u32) -> Option<(f64, f64)> {
+        let left = f64::from(of) - self.samples.back()?.partitions;
+        let paces = self.paces()?;
+        let n = paces.len() as f64;
+        let mean = paces.iter().sum::<f64>() / n;
+        let variance = paces.iter().map(|pace| (pace - mean).powi(2)).sum::<f64>() / (n - 1.0);
+        let error = 2.0 * (variance / n).sqrt();
+        let most = if mean > error { left / (mean - error) } else { f64::INFINITY };
+        (mean > 0.0 && left > 0.0).then(|| (left / (mean + error), most))
+    }
+
+    /// Partitions per second in equal slices of the window.
+    fn paces(&self) -> Option<Vec<f64>> {
+        let (first, last, elapsed) = self.span()?;
+        let slice = elapsed / SLICES as f64;
+        let mut paces = Vec::new();
+        let mut from = first;
+        for sample in &self.samples {
+            let seconds = sample.at.saturating_sub(from.at).as_secs_f64();
+            if seconds >= slice || (sample.at == last.at && seconds >= slice / 2.0) {
+                paces.push((sample.partitions - from.partitions) / seconds);
+                from = *sample;
+            }
+        }
+        (paces.len() > 2).then_some(paces)
+    }
 }
 
 #[cfg(test)]
@@ -84,6 +116,19 @@ mod tests {
     }
 
     #[test]
+    fn an_even_pace_is_sure_and_an_uneven_one_is_not() {
+        let even: Vec<_> = (0..60).map(|s| (s, s, s as f64)).collect();
+        let (least, most) = meter(&even).interval(100).unwrap();
+        assert!((least - 41.0).abs() < 0.5 && (most - 41.0).abs() < 0.5, "{least} {most}");
+        let uneven: Vec<_> = (0..60).map(|s| (s, s, (s / 20 * 20) as f64)).collect();
+        let (least, most) = meter(&uneven).interval(100).unwrap();
+        let middle = meter(&uneven).remaining(100).unwrap();
+        assert!(least < middle && middle < most, "{least} {middle} {most}");
+        assert_eq!(meter(&[(0, 0, 0.0), (1, 1, 1.0)]).interval(9), None);
+        assert_eq!(meter(&even).interval(59), None, "nothing is left");
+    }
+
+    #[test]
     fn only_the_last_minute_counts() {
         let slow_then_fast: Vec<_> = (0..200).map(|s| (s, if s < 100 { s } else { 100 + (s - 100) * 10 }, s as f64)).collect();
         assert_eq!(meter(&slow_then_fast).rate(), Some(10.0));
@@ -98,6 +143,7 @@ mod tests {
                 now += Duration::from_secs(wait);
                 meter.record(now, units, partitions);
                 prop_assert!(meter.rate().is_none_or(|r| r.is_finite() && r > 0.0));
+                prop_assert!(meter.interval(40).is_none_or(|(least, most)| least > 0.0 && least <= most));
                 prop_assert!(meter.remaining(40).is_none_or(|s| s.is_finite() && s > 0.0));
             }
             let beyond = meter.samples.iter().filter(|sample| sample.at + WINDOW <= now).count();

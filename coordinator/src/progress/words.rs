@@ -9,12 +9,12 @@ use ip2p_pipeline::layout::Stage;
 const SILENT: f64 = 5.0;
 
 /// Partitions done, with fractions of those at work.
-pub(super) fn partitions_done(stage: &StageView) -> f64 {
+pub(crate) fn partitions_done(stage: &StageView) -> f64 {
     (f64::from(stage.committed) + stage.in_progress).min(f64::from(stage.partitions))
 }
 
 /// Units that are accounted for or being made.
-pub(super) fn units_done(stage: &StageView) -> u64 {
+pub(crate) fn units_done(stage: &StageView) -> u64 {
     stage.counts.expected.saturating_add(stage.units_in_progress)
 }
 
@@ -36,7 +36,7 @@ pub(super) fn stage_line(stage: &StageView, meter: &Meter) -> String {
 }
 
 /// Share of candidates kept: of attempts at work for `pairs`, of committed ones for `filter`.
-fn kept(stage: &StageView) -> Option<String> {
+pub(crate) fn kept(stage: &StageView) -> Option<String> {
     let (part, whole) = match stage.stage {
         Stage::Pairs => (stage.kept_in_progress, stage.units_in_progress),
         Stage::Filter => (stage.counts.output + stage.kept_in_progress, units_done(stage)),

@@ -1,14 +1,15 @@
 //! Reads from the store what the page shows: samples that are the same on every machine, and small images.
 
-use super::{Point, ReportData, Shown};
+use super::{ReportData, Shown};
+use crate::charts::Point;
 use crate::explain::verdict;
 use crate::fetch;
 use crate::sample::Sample;
 use crate::summary::Summary;
+use crate::thumbnail::thumbnail;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::{StreamExt, TryStreamExt};
-use image::codecs::jpeg::JpegEncoder;
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::{PartitionManifest, role};
 use ip2p_pipeline::plan::Plan;
@@ -27,8 +28,7 @@ const POINTS: usize = 1500;
 const IMAGE_TEXT: usize = 6_500_000;
 /// Images that are longer are shown smaller, at this side in pixels.
 const SIDE: u32 = 192;
-const SMALL_BYTES: u64 = 12_000;
-const JPEG_QUALITY: u8 = 82;
+const SMALL_BYTES: usize = 12_000;
 /// Images read at the same time.
 const PARALLEL: usize = 16;
 
@@ -110,40 +110,6 @@ async fn show(store: &Store, plan: &Plan, rows: Vec<IndexRow>, room: &mut usize)
 async fn data_uri(store: &Store, image: &ImageRef) -> Result<String> {
     let bytes = commit::read_image(store, image).await?;
     let what = format!("image at {} of {}", image.offset, store.url_of(&image.object));
-    let (kind, bytes) = small(&bytes).map_err(|e| Error::format(what, e))?;
+    let (kind, bytes) = thumbnail(&bytes, SIDE, SMALL_BYTES).map_err(|e| Error::format(what, e))?;
     Ok(format!("data:{kind};base64,{}", STANDARD.encode(bytes)))
-}
-
-/// The image itself when it is small, else a smaller JPEG of it.
-fn small(bytes: &[u8]) -> image::ImageResult<(&'static str, Vec<u8>)> {
-    let format = image::guess_format(bytes)?;
-    if bytes.len() as u64 <= SMALL_BYTES {
-        return Ok((format.to_mime_type(), bytes.to_vec()));
-    }
-    let thumbnail = image::load_from_memory_with_format(bytes, format)?.thumbnail(SIDE, SIDE).to_rgb8();
-    let mut jpeg = Vec::new();
-    thumbnail.write_with_encoder(JpegEncoder::new_with_quality(&mut jpeg, JPEG_QUALITY))?;
-    Ok((image::ImageFormat::Jpeg.to_mime_type(), jpeg))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn large_images_become_small_ones_and_small_ones_stay() {
-        let encode = |side: u32| {
-            let noise =
-                image::RgbImage::from_fn(side, side, |x, y| image::Rgb([x.wrapping_mul(31) as u8 ^ y as u8, (x * y) as u8, y as u8]));
-            let mut bytes = std::io::Cursor::new(Vec::new());
-            noise.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
-            bytes.into_inner()
-        };
-        let tiny = encode(16);
-        assert_eq!(small(&tiny).unwrap(), ("image/png", tiny));
-        let (kind, bytes) = small(&encode(512)).unwrap();
-        let thumbnail = image::load_from_memory(&bytes).unwrap();
-        assert_eq!((kind, thumbnail.width(), thumbnail.height()), ("image/jpeg", SIDE, SIDE));
-        assert!(small(b"no image").is_err());
-    }
 }

@@ -1,12 +1,11 @@
 //! `report.html`: one self-contained file that shows what a run made, for people.
 
-mod charts;
-mod html;
 mod load;
 mod page;
 #[cfg(test)]
 mod tests;
 
+use crate::charts::Point;
 use crate::summary::Summary;
 use bytes::Bytes;
 use ip2p_pipeline::Result;
@@ -39,16 +38,6 @@ pub struct Shown {
     pub verdict: String,
     /// Before and after as `data:` URIs; `None` when they are not stored or the page is full.
     pub images: Option<[String; 2]>,
-}
-
-/// One candidate of the scatter.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Point {
-    /// clip_sim_image.
-    pub image: f64,
-    /// clip_sim_dir.
-    pub direction: f64,
-    pub kept: bool,
 }
 
 /// Loads, renders and writes the report of a complete run.

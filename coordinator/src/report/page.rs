@@ -1,8 +1,8 @@
 //! The page itself: a pure function of what was loaded.
 
-use super::charts;
-use super::html::{esc, words};
 use super::{ReportData, Shown};
+use crate::charts;
+use crate::html::{esc, words};
 use crate::place::Place;
 use crate::quarantine::QuarantineError;
 use crate::summary::Loading;
@@ -83,7 +83,7 @@ fn figures(data: &ReportData) -> String {
 fn charts_section(data: &ReportData) -> String {
     let under = |title: &str, bars: String| if bars.is_empty() { bars } else { format!("<h3>{title}</h3>\n{bars}\n") };
     let left_out = under("Rows of the corpus that were left out", charts::rows_left_out(&data.summary));
-    let completions = under("Completions that gave no triplet", charts::rejected_completions(&data.summary));
+    let completions = under("Completions that gave no triplet", charts::rejected_completions(&data.summary.funnel().prompts));
     let sampled = (data.points.len() as u64) < data.scored;
     let note = if sampled {
         format!(" A sample of {} of {} candidates.", count(data.points.len() as u64), count(data.scored))
@@ -97,7 +97,7 @@ fn charts_section(data: &ReportData) -> String {
          Dashed: the thresholds. A point right and above of both can still be rejected: by the similarity of image and text, or because better ones of its \
          triplet were enough.{note}</p>\n<h3>Work by stage</h3>\n{}\n</div>\n</section>\n",
         charts::funnel(&data.summary),
-        charts::verdicts(&data.summary),
+        charts::verdicts(&data.summary.funnel().pairs),
         charts::scatter(&data.points, &data.plan.spec.stages.filter),
         charts::timing(&data.summary.stages)
     )

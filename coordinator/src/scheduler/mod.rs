@@ -16,7 +16,7 @@ use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::{Counts, SHARDS_FIGURE};
 use ip2p_pipeline::planted::{self, Defect};
 use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Parting, Progress, Scope};
-pub use partition::{Lease, PartitionState, Tries};
+pub use partition::{Cell, Lease, PartitionState, Tries};
 pub use stage::{Recovered, StageState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -140,6 +140,10 @@ pub enum Notice {
         assignment: Assignment,
         maker: (Stage, u32),
         message: String,
+    },
+    /// A partition that was committed before has made its damaged objects again.
+    Mended {
+        assignment: Assignment,
     },
     /// An attempt ends because another has committed the partition; `units` of its work are for nothing.
     Outrun {
@@ -408,8 +412,8 @@ impl Scheduler {
         }
         stage.record_pace(partition, epoch, now);
         let leases = stage.leases(partition);
-        stage.commit(partition, &finished);
-        commands.push(Command::Notice(Notice::Committed { assignment, finished }));
+        let first = stage.commit(partition, &finished);
+        commands.push(Command::Notice(if first { Notice::Committed { assignment, finished } } else { Notice::Mended { assignment } }));
         // Other attempts may still hold it: their next heartbeats end those leases. So may the reporting worker under the
         // name that it had before it registered anew.
         for other in leases {

@@ -46,6 +46,36 @@ pub enum PartitionState {
     },
 }
 
+impl PartitionState {
+    /// The state as one byte, for whoever draws a million of them.
+    pub fn cell(&self) -> Cell {
+        match self {
+            PartitionState::Committed => Cell::Committed,
+            PartitionState::Blocked => Cell::Blocked,
+            PartitionState::Ready { .. } => Cell::Ready,
+            PartitionState::Waiting { .. } => Cell::Waiting,
+            PartitionState::Leased { rival: None, .. } => Cell::Leased,
+            PartitionState::Leased { rival: Some(_), .. } => Cell::Raced,
+            PartitionState::Failed { .. } => Cell::Failed,
+        }
+    }
+}
+
+/// What is drawn of a partition; of several drawn as one, the largest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Cell {
+    Committed,
+    #[default]
+    Blocked,
+    Ready,
+    Waiting,
+    Leased,
+    /// Two attempts are at work.
+    Raced,
+    Failed,
+}
+
 /// Exponential back-off with full jitter in its upper half, the same in every replay.
 pub fn backoff(failures: u32, partition: u32, epoch: u64, min: Duration, max: Duration) -> Duration {
     let doubled = min.saturating_mul(1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX)).min(max);

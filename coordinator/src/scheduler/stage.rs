@@ -1,7 +1,7 @@
 //! The partitions of one stage, and which of them can be given out.
 
 use super::pace::Pace;
-use super::partition::{Lease, PartitionState, Tries, backoff};
+use super::partition::{Cell, Lease, PartitionState, Tries, backoff};
 use super::{Moment, Notice, Policy};
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::Counts;
@@ -24,6 +24,10 @@ pub struct Recovered {
 pub struct StageState {
     stage: Stage,
     partitions: Vec<PartitionState>,
+    /// The same states as they are drawn.
+    cells: Vec<Cell>,
+    /// How often `cells` has changed.
+    changes: u64,
     /// Exactly the partitions in state `Ready`.
     ready: BTreeSet<u32>,
     /// Exactly the partitions in state `Waiting`, by time.
@@ -47,6 +51,8 @@ impl StageState {
         let mut stage = StageState {
             stage: from.stage,
             partitions: vec![PartitionState::Blocked; from.partitions as usize],
+            cells: vec![Cell::Blocked; from.partitions as usize],
+            changes: 0,
             ready: BTreeSet::new(),
             waiting: BTreeSet::new(),
             reopened: BTreeSet::new(),
@@ -113,6 +119,11 @@ impl StageState {
         self.partitions.get(partition as usize).unwrap_or(&PartitionState::Blocked)
     }
 
+    /// A byte per partition, and how often they have changed.
+    pub fn cells(&self) -> (&[Cell], u64) {
+        (&self.cells, self.changes)
+    }
+
     pub(super) fn figure(&self, name: &str) -> f64 {
         self.figures.get(name).copied().unwrap_or(0.0)
     }
@@ -174,6 +185,8 @@ impl StageState {
             PartitionState::Committed => self.committed += 1,
             PartitionState::Blocked | PartitionState::Leased { rival: Some(_), .. } | PartitionState::Failed { .. } => {}
         }
+        self.cells[partition as usize] = state.cell();
+        self.changes += 1;
         *slot = state;
     }
 
@@ -193,6 +206,8 @@ impl StageState {
     fn resize_to(&mut self, partitions: u32) {
         if partitions > self.len() {
             self.partitions.resize(partitions as usize, PartitionState::Blocked);
+            self.cells.resize(partitions as usize, Cell::Blocked);
+            self.changes += 1;
         }
     }
 
@@ -273,16 +288,18 @@ impl StageState {
         }
     }
 
-    pub(super) fn commit(&mut self, partition: u32, finished: &Finished) {
+    /// False when it was committed before and only mended since: then it is counted already.
+    pub(super) fn commit(&mut self, partition: u32, finished: &Finished) -> bool {
         self.set(partition, PartitionState::Committed);
         if self.reopened.remove(&partition) {
-            return;
+            return false;
         }
         self.counts.add(&finished.counts);
         self.seconds += finished.seconds;
         for (name, value) in &finished.figures {
             *self.figures.entry(name.clone()).or_default() += value;
         }
+        true
     }
 
     /// Ends an attempt without a commit: retry later, or give the partition up.

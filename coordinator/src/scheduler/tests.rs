@@ -527,6 +527,10 @@ impl World {
                 Command::Dismiss { .. } | Command::Continue { .. } | Command::Acknowledge { .. } | Command::Notice(_) => {}
             }
         }
+        for stage in self.s.stages() {
+            let states: Vec<Cell> = (0..stage.len()).map(|partition| stage.state(partition).cell()).collect();
+            assert_eq!(stage.cells().0, states, "what is drawn of {} is not what it is", stage.stage());
+        }
         let mut leased: BTreeMap<(Stage, u32), Vec<u64>> = BTreeMap::new();
         for a in self.s.workers().values().filter_map(|w| w.holds) {
             leased.entry((a.stage, a.partition)).or_default().push(a.epoch);

@@ -124,7 +124,7 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
     let report = |outcome| v1::ReportRequest { worker: worker(), report: Some(Report { assignment, outcome }.into()) };
     let progress = Progress { assignment, done: 1, total: 3, units: 9, kept: 2 };
     let register = v1::RegisterRequest {
-        protocol: 3,
+        protocol: 5,
         version: "0.1.0".to_string(),
         worker: worker(),
         device: "cpu".to_string(),

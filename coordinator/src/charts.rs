@@ -1,26 +1,37 @@
-//! The charts, as inline SVG and HTML bars. Colours come from the style sheet, so that they follow light and dark.
+//! The charts of report and page, as inline SVG. Colours come from the style sheet, so that they follow light and dark;
+//! nothing is an inline style, which the page's content-security policy would refuse.
 
-use super::Point;
-use super::html::{esc, words};
 use crate::figures::StageFigures;
+use crate::html::{esc, words};
 use crate::summary::{Summary, reasons};
 use crate::text::{count, duration, share};
+use ip2p_pipeline::manifest::Counts;
 use ip2p_pipeline::spec::Filter;
 use std::fmt::Write;
 
+/// One candidate of the scatter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Point {
+    /// clip_sim_image.
+    pub image: f64,
+    /// clip_sim_dir.
+    pub direction: f64,
+    pub kept: bool,
+}
+
 /// One bar: name, share of the full width in percent, text behind it, class of its colour.
-fn bar(name: &str, percent: f64, value: &str, class: &str) -> String {
-    let percent = percent.clamp(0.4, 100.0);
-    format!(
-        "<div class=row><span class=name>{}</span><span class=track><span class=\"fill {class}\" style=\"width:{percent:.1}%\"></span></span>\
-         <span class=value>{}</span></div>",
-        esc(name),
-        esc(value)
-    )
+pub(crate) fn bar(name: &str, percent: f64, value: &str, class: &str) -> String {
+    format!("<div class=row><span class=name>{}</span>{}<span class=value>{}</span></div>", esc(name), track(percent, class), esc(value))
+}
+
+/// A bar alone. It says nothing that the text beside it does not.
+pub(crate) fn track(percent: f64, class: &str) -> String {
+    let percent = if percent.is_finite() { percent.clamp(0.0, 100.0) } else { 0.0 };
+    format!("<svg class=track aria-hidden=true><rect class=\"fill {class}\" width=\"{percent:.1}%\" height=\"100%\" rx=4 /></svg>")
 }
 
 /// Captions -> triplets -> candidates -> kept, on a logarithmic scale: the candidates would dwarf the rest.
-pub(super) fn funnel(summary: &Summary) -> String {
+pub(crate) fn funnel(summary: &Summary) -> String {
     let funnel = summary.funnel();
     let (prompts, pairs) = (&funnel.prompts, &funnel.pairs);
     let steps = [
@@ -44,12 +55,11 @@ pub(super) fn funnel(summary: &Summary) -> String {
 }
 
 /// What became of all candidates.
-pub(super) fn verdicts(summary: &Summary) -> String {
-    let counts = summary.funnel().pairs;
+pub(crate) fn verdicts(counts: &Counts) -> String {
     let percent = |n: u64| 100.0 * n as f64 / counts.expected.max(1) as f64;
     let value = |n: u64| format!("{} · {}", count(n), share(n, counts.expected));
     let mut text = bar("kept", percent(counts.output), &value(counts.output), "kept");
-    for (reason, n) in reasons(&counts) {
+    for (reason, n) in reasons(counts) {
         text += &bar(&words(&reason), percent(n), &value(n), "rejected");
     }
     text
@@ -65,15 +75,14 @@ pub(super) fn rows_left_out(summary: &Summary) -> String {
 }
 
 /// Completions that gave no triplet, by reason; empty when all did.
-pub(super) fn rejected_completions(summary: &Summary) -> String {
-    let counts = summary.funnel().prompts;
+pub(crate) fn rejected_completions(counts: &Counts) -> String {
     let percent = |n: u64| 100.0 * n as f64 / counts.expected.max(1) as f64;
     let value = |n: u64| format!("{} · {}", count(n), share(n, counts.expected));
-    reasons(&counts).iter().map(|(reason, n)| bar(&words(reason), percent(*n), &value(*n), "rejected")).collect()
+    reasons(counts).iter().map(|(reason, n)| bar(&words(reason), percent(*n), &value(*n), "rejected")).collect()
 }
 
 /// Seconds of work by stage.
-pub(super) fn timing(stages: &[StageFigures]) -> String {
+pub(crate) fn timing(stages: &[StageFigures]) -> String {
     let total: f64 = stages.iter().map(|stage| stage.seconds).sum();
     let most = stages.iter().map(|stage| stage.seconds).fold(f64::MIN_POSITIVE, f64::max);
     let bars = stages.iter().map(|stage| {
@@ -124,11 +133,13 @@ fn ticks((low, high): (f64, f64)) -> impl Iterator<Item = f64> {
 }
 
 /// Direction against image similarity, with the thresholds.
-pub(super) fn scatter(points: &[Point], filter: &Filter) -> String {
+pub(crate) fn scatter(points: &[Point], filter: &Filter) -> String {
     let axes = Axes::around(points, filter);
     let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
     let mut svg = format!(
-        "<svg class=scatter viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=img aria-label=\"Direction similarity against image similarity of candidates\">"
+        "<svg class=scatter viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=img aria-label=\"Direction similarity against image similarity of candidates\" \
+         data-left={LEFT} data-right={right} data-top={TOP} data-bottom={bottom} data-x0={} data-x1={} data-y0={} data-y1={}>",
+        axes.x.0, axes.x.1, axes.y.0, axes.y.1
     );
     for tick in ticks(axes.x) {
         let x = axes.left(tick);
@@ -154,7 +165,7 @@ pub(super) fn scatter(points: &[Point], filter: &Filter) -> String {
     let (x, y) = (axes.left(filter.clip_image), axes.top(filter.clip_direction));
     let _ = write!(
         svg,
-        "<path class=threshold d=\"M{x:.1} {TOP}V{bottom}M{LEFT} {y:.1}H{right}\"/>\
+        "<path class=\"threshold image\" d=\"M{x:.1} {TOP}V{bottom}\"/><path class=\"threshold direction\" d=\"M{LEFT} {y:.1}H{right}\"/>\
          <text class=label x={:.1} y={:.1} text-anchor=end>image similarity (clip_sim_image), at least {}</text>\
          <text class=label x=0 y=0 transform=\"translate(13 {TOP}) rotate(-90)\" text-anchor=end>direction (clip_sim_dir), at least {}</text></svg>",
         right,

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// Text from outside, safe between tags and inside quoted attributes.
-pub(super) struct Escaped<'a>(pub &'a str);
+pub(crate) struct Escaped<'a>(pub &'a str);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -24,11 +24,11 @@ impl fmt::Display for Escaped<'_> {
 }
 
 /// Shorthand for [`Escaped`].
-pub(super) fn esc(text: &str) -> Escaped<'_> {
+pub(crate) fn esc(text: &str) -> Escaped<'_> {
     Escaped(text)
 }
 
 /// A word of the program, such as `not_among_best`, for people.
-pub(super) fn words(name: &str) -> String {
+pub(crate) fn words(name: &str) -> String {
     name.replace('_', " ")
 }
