@@ -196,7 +196,7 @@ impl Driver {
                     Command::Grant { worker, assignment } => {
                         self.on_screen(Screen::granted);
                         if !self.answer_lease(&worker, LeaseAnswer::Work(assignment)) {
-                            events.push(Event::Left { worker, why: "its connection closed".to_string() });
+                            events.push(Event::Undelivered { worker, assignment });
                         }
                     }
                     Command::Dismiss { worker, parting, reason } => {

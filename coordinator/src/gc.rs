@@ -11,9 +11,7 @@ use crate::listing::{self, Listed};
 use crate::prepare;
 use crate::text::{count, duration, printable};
 use futures::{StreamExt, TryStreamExt};
-use ip2p_pipeline::ids::Fingerprint;
 use ip2p_pipeline::layout::{self, Stage, StageDir};
-use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::store::Store;
 use ip2p_pipeline::{Error, Result, commit, corpus};
 use serde::Serialize;
@@ -33,8 +31,6 @@ pub struct Options {
     pub dry_run: bool,
     /// Also remove stage folders that no plan of the run refers to.
     pub unused_folders: bool,
-    /// Forget all plans but this one, and remove what only they made.
-    pub only: Option<Fingerprint>,
 }
 
 /// What was removed, or would be.
@@ -62,11 +58,10 @@ pub struct Unused {
 
 /// Finds garbage at the moment `now` and removes it unless `options.dry_run`.
 pub async fn gc(store: &Store, options: Options, now: SystemTime) -> Result<Collected> {
-    let mut plans = found::plans(store).await?;
+    let plans = found::plans(store).await?;
     if plans.is_empty() {
         return Err(Error::invalid(format!("there is no run at {}: nothing was removed", store.url())));
     }
-    let forgotten = forgotten(store, &mut plans, options, now).await?;
     let stages = || [Stage::Corpus].into_iter().chain(Stage::RUN);
     let dirs = plans.iter().flat_map(|plan| stages().map(|stage| plan.dir(stage)));
     let dirs: BTreeMap<String, StageDir> = dirs.map(|dir| (dir.root(), dir)).collect();
@@ -81,7 +76,7 @@ pub async fn gc(store: &Store, options: Options, now: SystemTime) -> Result<Coll
     let mut unused = Vec::new();
     for folder in unused_folders(store, &dirs).await? {
         let objects = listing::objects(store, &folder).await?;
-        let remove = (options.unused_folders || options.only.is_some()) && objects.iter().all(|object| is_old(object, options.grace, now));
+        let remove = options.unused_folders && objects.iter().all(|object| is_old(object, options.grace, now));
         let bytes = objects.iter().map(|object| object.bytes).sum();
         unused.push(Unused { folder, objects: objects.len() as u64, bytes, remove });
         if remove {
@@ -89,24 +84,10 @@ pub async fn gc(store: &Store, options: Options, now: SystemTime) -> Result<Coll
         }
     }
     if !options.dry_run {
-        // First, so that no plan is there whose data is not, whenever this is killed.
-        for plan in &forgotten {
-            store.delete(&plan.key).await?;
-        }
         let removals = garbage.iter().map(|object| store.delete(&object.key));
         futures::stream::iter(removals).buffer_unordered(PARALLEL).try_collect::<()>().await?;
     }
-    garbage.splice(0..0, forgotten);
     Ok(Collected { dry_run: options.dry_run, objects: garbage, young, grace_seconds: options.grace.as_secs_f64(), unused })
-}
-
-/// Leaves of `plans` those that are kept; the objects of the others. A plan that is young may have a coordinator.
-async fn forgotten(store: &Store, plans: &mut Vec<Plan>, options: Options, now: SystemTime) -> Result<Vec<Listed>> {
-    let Some(only) = options.only else { return Ok(Vec::new()) };
-    let mut others = listing::objects(store, layout::PLANS).await?;
-    others.retain(|object| object.key != layout::plan(only) && is_old(object, options.grace, now));
-    plans.retain(|plan| others.iter().all(|object| object.key != layout::plan(plan.fingerprint())));
-    Ok(others)
 }
 
 /// A clock that runs behind the store's makes everything young.
@@ -175,7 +156,7 @@ mod tests {
     use bytes::Bytes;
 
     const HOUR: Duration = Duration::from_secs(3600);
-    const ALL: Options = Options { grace: HOUR, dry_run: false, unused_folders: true, only: None };
+    const ALL: Options = Options { grace: HOUR, dry_run: false, unused_folders: true };
 
     /// The memory store's clock is the system's.
     #[expect(clippy::disallowed_methods, reason = "compared with the times that the store gives its objects")]
@@ -245,26 +226,6 @@ mod tests {
         assert!(!young.unused[0].remove);
         gc(&fixture.store, ALL, later()).await.unwrap();
         assert!(fixture.store.get(&key).await.unwrap().is_none());
-    }
-
-    #[tokio::test]
-    async fn what_only_other_plans_made_goes_on_request() {
-        let fixture = Fixture::finished().await;
-        let (store, first) = (&fixture.store, &fixture.plan);
-        let mut spec = first.spec.clone();
-        spec.stages.filter.keep = 1;
-        let second = Plan::new(spec, first.corpus_dir, first.corpus, first.models.clone(), first.partitioning);
-        let plan = put(&fixture, &layout::plan(second.fingerprint())).await;
-        store.put(&plan, commit::encode(&second).unwrap()).await.unwrap();
-        let shard = put(&fixture, &second.dir(Stage::Shards).dataset("data/train-00000-of-00001.parquet")).await;
-        let only = Options { only: Some(first.fingerprint()), ..ALL };
-        assert_eq!(keys(&gc(store, ALL, later()).await.unwrap()).len(), 0);
-        assert_eq!(keys(&gc(store, only, now()).await.unwrap()).len(), 0);
-        assert_eq!(keys(&gc(store, Options { dry_run: true, ..only }, later()).await.unwrap()), [&plan, &shard]);
-        assert!(store.get(&plan).await.unwrap().is_some());
-        assert_eq!(keys(&gc(store, Options { unused_folders: false, ..only }, later()).await.unwrap()), [&plan, &shard]);
-        assert!(store.get(&plan).await.unwrap().is_none() && store.get(&shard).await.unwrap().is_none());
-        assert!(audit(store, first, false).await.unwrap().is_sound());
     }
 
     #[tokio::test]

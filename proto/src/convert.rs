@@ -226,7 +226,8 @@ impl From<Failure> for v1::Failed {
             Cause::Damaged { stage, partition } => (stage.name().to_string(), partition),
             Cause::Transient | Cause::Preempted | Cause::Resource | Cause::BadInput | Cause::Bug | Cause::StoreFull => Default::default(),
         };
-        v1::Failed { cause: wire_cause(failure.cause).into(), message: failure.message, damaged_stage, damaged_partition }
+        let message = cut(failure.message, MAX_FAILURE_BYTES);
+        v1::Failed { cause: wire_cause(failure.cause).into(), message, damaged_stage, damaged_partition }
     }
 }
 

@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// For a report by a worker that has been asked to leave.
 const LAST_WORD: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Calls without an answer, one after the other, after which a report is held to be what the coordinator cannot take.
+const TELLINGS: u32 = 5;
 
 /// Why a session ended well.
 #[derive(Debug, PartialEq, Eq)]
@@ -139,6 +141,9 @@ impl<L: Link, A: Attempts> Session<'_, L, A> {
         let mut leave = self.leave.clone();
         // How the last attempt ended: what the coordinator may not know yet.
         let mut report = None;
+        // Calls without an answer since the last that had one.
+        let mut silent = 0;
+        let mut pauses = pauses(self.name);
         loop {
             let answer = tokio::select! {
                 biased;
@@ -150,6 +155,7 @@ impl<L: Link, A: Attempts> Session<'_, L, A> {
             };
             match answer {
                 Ok(Answer::Work(assignment)) => {
+                    silent = 0;
                     report = self.work(assignment).await;
                     if let Some(why) = self.attempts.broken() {
                         self.last_word(report).await;
@@ -159,11 +165,22 @@ impl<L: Link, A: Attempts> Session<'_, L, A> {
                 Ok(Answer::Leave(parting, reason)) => return Ok(Next::End(Ended::Dismissed(parting, reason))),
                 Err(refused @ Unanswered::Refused(_)) => return Err(unanswered(self.link, refused)),
                 // It was silent for longer than a lease, or the coordinator is starting again.
-                Err(Unanswered::Unknown | Unanswered::Silent(_)) => {
+                Err(lost @ (Unanswered::Unknown | Unanswered::Silent(_))) => {
+                    silent += 1;
+                    if silent == TELLINGS && report.take().is_some() {
+                        tracing::warn!("the coordinator does not take a report: {}", unanswered(self.link, lost).message);
+                    }
+                    let again = async {
+                        // It answers a registration, but not this.
+                        if silent > 1 {
+                            sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+                        }
+                        self.register_again().await
+                    };
                     let again = tokio::select! {
                         biased;
                         _ = wait_true(&mut leave) => return Ok(Next::End(Ended::Left)),
-                        again = self.register_again() => again?,
+                        again = again => again?,
                     };
                     if again.plan != self.welcome.plan || again.store_url != self.welcome.store_url {
                         return Ok(Next::Anew(Box::new(again)));
@@ -274,5 +291,88 @@ async fn wait_true(flag: &mut watch::Receiver<bool>) {
     // An error means that nobody can ask any more: wait for ever.
     if flag.wait_for(|leave| *leave).await.is_err() {
         std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::Pulse;
+    use crate::testing;
+    use ip2p_pipeline::layout::Stage;
+    use ip2p_pipeline::task::Progress;
+    use std::sync::Mutex;
+
+    /// A coordinator that takes registrations, but no call with a report.
+    struct Deaf {
+        welcome: Welcome,
+        /// When each call for work came, and whether it had a report.
+        calls: Mutex<Vec<(Instant, bool)>>,
+    }
+
+    #[async_trait]
+    impl Link for Deaf {
+        fn place(&self) -> &str {
+            "a test"
+        }
+
+        async fn register(&self, _: &str) -> Result<Welcome, Unanswered> {
+            Ok(self.welcome.clone())
+        }
+
+        async fn lease(&self, _: &str, report: Option<Report>) -> Result<Answer, Unanswered> {
+            let mut calls = self.calls.lock().unwrap();
+            calls.push((Instant::now(), report.is_some()));
+            match (calls.len(), report) {
+                (1, _) => Ok(Answer::Work(Assignment { stage: Stage::Prompts, partition: 0, epoch: 1, failures: 0 })),
+                (_, Some(_)) => Err(Unanswered::Silent("the message is too large".to_string())),
+                (_, None) => Ok(Answer::Leave("done".to_string())),
+            }
+        }
+
+        async fn heartbeat(&self, _: &str, _: Option<Progress>, _: Duration) -> Result<Pulse, Unanswered> {
+            Ok(Pulse { keep_lease: true, drain: false })
+        }
+
+        async fn report(&self, _: &str, _: Report) -> Result<(), Unanswered> {
+            Ok(())
+        }
+
+        async fn unfit(&self, _: &str, _: Failure) -> Result<(), Unanswered> {
+            Ok(())
+        }
+    }
+
+    struct Failing;
+
+    #[async_trait]
+    impl Attempts for Failing {
+        async fn run(&self, _: Assignment, _: &str, _: &Arc<Control>) -> Result<Finished> {
+            Err(failure(Cause::BadInput, "a long message"))
+        }
+
+        fn broken(&self) -> Option<String> {
+            None
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_report_that_cannot_be_taken_is_dropped_after_some_calls_with_pauses() {
+        let dir = tempfile::tempdir().unwrap();
+        let welcome = Welcome {
+            worker: "w".to_string(),
+            plan: testing::plan(dir.path()),
+            store_url: "memory:///".to_string(),
+            lease: Duration::from_secs(30),
+            open_stages: vec![Stage::Prompts],
+        };
+        let link = Deaf { welcome, calls: Mutex::default() };
+        let (_stay, leave) = watch::channel(false);
+        let ended = run(&link, "w", async |_: &Welcome| Ok(Failing), leave).await.unwrap();
+        assert_eq!(ended, Ended::Dismissed("done".to_string()));
+        let calls = link.calls.into_inner().unwrap();
+        let with_report: Vec<Instant> = calls.iter().filter(|(_, report)| *report).map(|(at, _)| *at).collect();
+        assert_eq!((calls.len(), with_report.len()), (2 + TELLINGS as usize, TELLINGS as usize));
+        assert!(with_report[TELLINGS as usize - 1] - with_report[0] > Duration::from_secs(2), "it calls without a pause");
     }
 }

@@ -6,7 +6,6 @@ mod read;
 mod run;
 mod serve;
 
-use crate::gc;
 use clap::{Args, Parser, Subcommand};
 use ip2p_pipeline::error;
 use ip2p_pipeline::spec::Spec;
@@ -94,10 +93,6 @@ enum Command {
         /// Also remove the folders of stages that no plan of the run refers to
         #[arg(long)]
         unused_folders: bool,
-        /// Also forget the run's other plans, such as those with earlier thresholds, and remove what only they made: of a
-        /// pipeline file its own plan stays, of a URL the newest
-        #[arg(long)]
-        other_plans: bool,
         /// Leave alone what is younger: an attempt may still be at work
         #[arg(long, default_value = "24h", value_name = "DURATION")]
         grace: String,
@@ -258,9 +253,7 @@ async fn read_only(command: Command) -> Result<(), Exit> {
         Command::Audit { run, quick } => read::audit(run, quick).await,
         Command::Serve { run, web } => serve::serve(run, &web).await,
         Command::Explain { run, pair, draw } => read::explain(run, &pair, draw).await,
-        Command::Gc { run, dry_run, unused_folders, other_plans, grace } => {
-            read::gc(run, gc::Options { grace: read::grace(&grace)?, dry_run, unused_folders, only: None }, other_plans).await
-        }
+        Command::Gc { run, dry_run, unused_folders, grace } => read::gc(run, dry_run, unused_folders, &grace).await,
         Command::Run(_) | Command::Resume(_) => Ok(()),
         #[cfg(feature = "worker")]
         Command::Worker(_) => Ok(()),

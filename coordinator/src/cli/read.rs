@@ -8,7 +8,7 @@ use ip2p_pipeline::spec::Spec;
 use ip2p_pipeline::store::Store;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 impl RunRef {
     /// The run's store, and its spec when a pipeline file was given.
@@ -106,14 +106,9 @@ async fn draw_again(_plan: &Plan, _explanation: &Explanation, _folder: &Path) ->
     Err(Exit::bad_input("this program was built without the worker and cannot draw"))
 }
 
-pub(super) async fn gc(run: RunRef, mut options: gc::Options, other_plans: bool) -> Result<(), Exit> {
-    let (store, spec) = run.open()?;
-    if other_plans {
-        options.only = Some(found::require_plan(&store, spec.as_ref()).await?.fingerprint());
-    }
-    say(gc::gc(&store, options, SystemTime::now()).await?)
-}
-
-pub(super) fn grace(text: &str) -> Result<Duration, Exit> {
-    humantime::parse_duration(text).map_err(|e| Exit::bad_input(format!("--grace {text}: {e}; write for example 24h")))
+pub(super) async fn gc(run: RunRef, dry_run: bool, unused_folders: bool, grace: &str) -> Result<(), Exit> {
+    let grace = humantime::parse_duration(grace).map_err(|e| Exit::bad_input(format!("--grace {grace}: {e}; write for example 24h")))?;
+    let (store, _) = run.open()?;
+    let now = SystemTime::now();
+    say(gc::gc(&store, gc::Options { grace, dry_run, unused_folders }, now).await?)
 }

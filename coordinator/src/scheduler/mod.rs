@@ -77,6 +77,11 @@ pub enum Event {
         worker: WorkerName,
         failure: Failure,
     },
+    /// The worker does not wait for work any more: the grant did not reach it.
+    Undelivered {
+        worker: WorkerName,
+        assignment: Assignment,
+    },
     /// Its process ended.
     Left {
         worker: WorkerName,
@@ -88,6 +93,9 @@ pub enum Event {
     },
     Tick,
 }
+
+/// Why a worker that a grant does not reach is held to be gone.
+pub const UNDELIVERED: &str = "its connection closed";
 
 /// What the driver must do.
 #[derive(Clone, Debug, PartialEq)]
@@ -313,6 +321,7 @@ impl Scheduler {
             Event::Beat { worker, progress } => commands.push(self.beat(worker, progress, now)),
             Event::Reported { worker, assignment, outcome } => self.reported(&worker, assignment, outcome, now, &mut commands),
             Event::Unfit { worker, failure } => self.unfit(&worker, failure, now, &mut commands),
+            Event::Undelivered { worker, assignment } => self.undelivered(&worker, assignment),
             Event::Left { worker, why } => self.left(&worker, &why, now, &mut commands),
             Event::Drain { why } => self.stop(why),
             Event::Tick => self.expire(now, &mut commands),
@@ -382,12 +391,15 @@ impl Scheduler {
         now: Moment,
         commands: &mut Vec<Command>,
     ) {
-        let current = self.workers.get(worker).is_some_and(|w| w.holds == Some(assignment));
-        if current {
-            self.set_idle(worker);
+        // The holder may have another name than the reporting worker, which has registered anew since.
+        let stage = &self.stages[stage_number(assignment.stage)];
+        let holder = stage.leases(assignment.partition).into_iter().find(|lease| lease.epoch == assignment.epoch).map(|lease| lease.worker);
+        let holder = holder.filter(|name| self.workers.get(name).is_some_and(|w| w.holds == Some(assignment)));
+        let (current, known) = (holder.is_some(), stage.knows(assignment.partition));
+        if let Some(holder) = holder {
+            self.set_idle(&holder);
             self.strike(worker, &outcome);
         }
-        let known = self.stages[stage_number(assignment.stage)].knows(assignment.partition);
         let accepted = match outcome {
             // The manifest exists, so even a fenced-out attempt's success is a fact.
             Ok(finished) if known => {
@@ -499,8 +511,19 @@ impl Scheduler {
         }
     }
 
+    /// What never began costs the partition nothing, however many dead workers were waiting.
+    fn undelivered(&mut self, worker: &WorkerName, assignment: Assignment) {
+        self.set_idle(worker);
+        self.stages[stage_number(assignment.stage)].take_back(assignment.partition, assignment.epoch);
+        self.forget(worker, UNDELIVERED);
+    }
+
     fn left(&mut self, worker: &WorkerName, why: &str, now: Moment, commands: &mut Vec<Command>) {
         self.release(worker, why, now, commands);
+        self.forget(worker, why);
+    }
+
+    fn forget(&mut self, worker: &WorkerName, why: &str) {
         self.idle.remove(worker);
         if self.workers.remove(worker).is_some() {
             self.last_left = Some((worker.clone(), why.to_string()));

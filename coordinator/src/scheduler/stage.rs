@@ -242,6 +242,15 @@ impl StageState {
         *self.state(partition) == PartitionState::Blocked
     }
 
+    /// Takes an attempt back that never began.
+    pub(super) fn take_back(&mut self, partition: u32, epoch: u64) {
+        let PartitionState::Leased { tries, lease, rival } = self.state(partition).clone() else { return };
+        match std::iter::once(lease).chain(rival).find(|lease| lease.epoch != epoch) {
+            Some(lease) => self.set(partition, PartitionState::Leased { tries, lease, rival: None }),
+            None => self.set(partition, PartitionState::Ready { tries }),
+        }
+    }
+
     /// Leases the first ready partition.
     pub(super) fn lease_next(&mut self, lease: Lease) -> Option<Assignment> {
         self.lease(*self.ready.first()?, lease)

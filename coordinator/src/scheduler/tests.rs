@@ -91,6 +91,32 @@ fn a_silent_worker_loses_its_lease_and_its_late_failure_counts_for_nothing() {
     assert_eq!(beat, [Command::Continue { worker: "a".to_string(), keep_lease: false, drain: false }]);
 }
 
+#[test]
+fn a_grant_that_reaches_nobody_costs_the_partition_nothing() {
+    let mut s = Scheduler::new(policy(), 1, fresh(1));
+    let mut next = granted(&join(&mut s, "w0", secs(0))).unwrap();
+    for dead in 1..100 {
+        let worker = format!("w{}", dead - 1);
+        let _ = s.step(Event::Undelivered { worker, assignment: next }, secs(1));
+        let again = granted(&join(&mut s, &format!("w{dead}"), secs(1))).unwrap();
+        assert_eq!((again.partition, again.failures, again.epoch > next.epoch), (next.partition, 0, true));
+        next = again;
+    }
+    assert_eq!(s.workers().len(), 1, "the dead are forgotten");
+    let _ = report(&mut s, "w99", next, Ok(finished(next.stage)), secs(2));
+    assert_eq!(s.stages()[0].committed(), 1);
+}
+
+#[test]
+fn a_failure_told_under_another_name_counts() {
+    let mut s = Scheduler::new(policy(), 1, fresh(1));
+    let a = granted(&join(&mut s, "w", secs(0))).unwrap();
+    let _ = s.step(Event::Joined { worker: "w~2".to_string(), device: "cpu".to_string() }, secs(5));
+    let told = report(&mut s, "w~2", a, failure(Cause::BadInput), secs(5));
+    assert!(told.contains(&Command::Acknowledge { worker: "w~2".to_string(), accepted: true }), "{told:?}");
+    assert!(matches!(s.stop_reason(), Some(Stop::BadInput(_))));
+}
+
 /// A worker whose connection broke registers anew, perhaps under another name, and brings the report that was lost.
 #[test]
 fn a_success_told_under_another_name_ends_the_lease_of_the_first() {

@@ -6,7 +6,7 @@ use super::unix_now;
 use crate::driver::{View, WorkerView};
 use crate::progress::rate::Meter;
 use crate::progress::words::{partitions_done, units_done};
-use crate::scheduler::{Cell, Event, Notice, Recovered, Scheduler, StageState};
+use crate::scheduler::{Cell, Event, Notice, Recovered, Scheduler, StageState, UNDELIVERED};
 use ip2p_pipeline::task::Progress;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -65,6 +65,7 @@ impl Screen {
         match event {
             Event::Left { worker, why } => drop(self.leaving.insert(worker.clone(), why.clone())),
             Event::Unfit { worker, failure } => drop(self.leaving.insert(worker.clone(), failure.message.clone())),
+            Event::Undelivered { worker, .. } => drop(self.leaving.insert(worker.clone(), UNDELIVERED.to_string())),
             Event::Joined { .. }
             | Event::WantsWork { .. }
             | Event::Beat { .. }

@@ -28,7 +28,7 @@ async fn a_live_run_is_seen_to_progress() {
     browser.wait("document.querySelector('#state').textContent.includes('At work with 2 workers')").await;
     browser.wait("Number(document.querySelector('.grid-wrap').dataset.drawn) === 3").await;
     browser.wait("document.querySelectorAll('.stage .tick').length >= 3").await;
-    browser.wait("/filter \\d/.test(document.querySelector('#events').textContent)").await;
+    browser.wait("/(pairs|filter|index|shards) \\d/.test(document.querySelector('#events').textContent)").await;
     browser
         .wait("document.querySelector('#state').textContent.includes('Complete') || !document.querySelector('#connection').hidden")
         .await;
