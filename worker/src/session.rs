@@ -326,7 +326,7 @@ mod tests {
             match (calls.len(), report) {
                 (1, _) => Ok(Answer::Work(Assignment { stage: Stage::Prompts, partition: 0, epoch: 1, failures: 0 })),
                 (_, Some(_)) => Err(Unanswered::Silent("the message is too large".to_string())),
-                (_, None) => Ok(Answer::Leave("done".to_string())),
+                (_, None) => Ok(Answer::Leave(Parting::Done, "done".to_string())),
             }
         }
 
@@ -369,7 +369,7 @@ mod tests {
         let link = Deaf { welcome, calls: Mutex::default() };
         let (_stay, leave) = watch::channel(false);
         let ended = run(&link, "w", async |_: &Welcome| Ok(Failing), leave).await.unwrap();
-        assert_eq!(ended, Ended::Dismissed("done".to_string()));
+        assert_eq!(ended, Ended::Dismissed(Parting::Done, "done".to_string()));
         let calls = link.calls.into_inner().unwrap();
         let with_report: Vec<Instant> = calls.iter().filter(|(_, report)| *report).map(|(at, _)| *at).collect();
         assert_eq!((calls.len(), with_report.len()), (2 + TELLINGS as usize, TELLINGS as usize));

@@ -111,7 +111,7 @@ fn a_grant_that_reaches_nobody_costs_the_partition_nothing() {
 fn a_failure_told_under_another_name_counts() {
     let mut s = Scheduler::new(policy(), 1, fresh(1));
     let a = granted(&join(&mut s, "w", secs(0))).unwrap();
-    let _ = s.step(Event::Joined { worker: "w~2".to_string(), device: "cpu".to_string() }, secs(5));
+    let _ = s.step(Event::Joined { worker: "w~2".to_string(), device: "cpu".to_string(), scope: Scope::Any }, secs(5));
     let told = report(&mut s, "w~2", a, failure(Cause::BadInput), secs(5));
     assert!(told.contains(&Command::Acknowledge { worker: "w~2".to_string(), accepted: true }), "{told:?}");
     assert!(matches!(s.stop_reason(), Some(Stop::BadInput(_))));
