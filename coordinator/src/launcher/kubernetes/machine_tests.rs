@@ -101,16 +101,18 @@ fn a_partition_has_one_job_at_a_time_and_no_more_than_the_workers_allow() {
     let single = |partition| Cover::Partition { stage: Stage::Pairs, partition };
     let made = launches(&m.step(demand(Stage::Pairs, &[3, 5, 7], 0, true), secs(0)));
     assert_eq!(made, [("pairs-1".to_string(), single(3)), ("pairs-2".to_string(), single(5))]);
-    // A Job's success means nothing while the partition is not committed: it gets another one.
     let _ = m.step(job("pairs-1", None), secs(1));
-    let _ = m.step(job("pairs-1", Some(JobEnd::Complete)), secs(2));
-    let made = launches(&m.step(Input::Tick, secs(4)));
-    assert_eq!(made, [("pairs-3".to_string(), single(3))]);
+    let made = launches(&m.step(job("pairs-1", Some(JobEnd::Complete)), secs(2)));
+    assert_eq!(made, [("pairs-3".to_string(), single(7))]);
+    assert_eq!(launches(&m.step(Input::Tick, secs(4))), [], "two at a time");
     // Deleted behind its back.
-    let _ = m.step(job("pairs-2", None), secs(5));
+    let _ = (m.step(job("pairs-2", None), secs(5)), m.step(job("pairs-3", None), secs(5)));
     assert_eq!(launches(&m.step(Input::JobGone("pairs-2".to_string()), secs(5))), [], "who deletes may delete again");
+    // A Job's success means nothing while the partition is not committed: it gets another one.
     let made = launches(&m.step(Input::Tick, secs(6)));
-    assert_eq!(made, [("pairs-4".to_string(), single(5))]);
+    assert_eq!(made, [("pairs-4".to_string(), single(3))]);
+    let made = launches(&m.step(job("pairs-3", Some(JobEnd::Complete)), secs(7)));
+    assert_eq!(made, [("pairs-5".to_string(), single(5))]);
 }
 
 #[test]
