@@ -3,7 +3,7 @@
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use ip2p_coordinator::scheduler::{Command, Event, Policy, Recovered, Scheduler};
 use ip2p_pipeline::layout::Stage;
-use ip2p_pipeline::task::{Assignment, Finished};
+use ip2p_pipeline::task::{Assignment, Finished, Scope};
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ fn commits(mut scheduler: Scheduler) -> Scheduler {
     };
     for worker in 0..WORKERS {
         let worker = worker.to_string();
-        keep(scheduler.step(Event::Joined { worker: worker.clone(), device: String::new() }, now), &mut held);
+        keep(scheduler.step(Event::Joined { worker: worker.clone(), device: String::new(), scope: Scope::Any }, now), &mut held);
         keep(scheduler.step(Event::WantsWork { worker }, now), &mut held);
     }
     for _ in 0..PARTITIONS {

@@ -10,7 +10,7 @@
 use ip2p_coordinator::scheduler::{Command, Ending, Event, Policy, Recovered, Scheduler};
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::{Counts, SHARDS_FIGURE};
-use ip2p_pipeline::task::{Assignment, Finished, Progress};
+use ip2p_pipeline::task::{Assignment, Finished, Progress, Scope};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -91,7 +91,7 @@ fn live(mut scheduler: Scheduler, workers: u32) -> u64 {
     };
     for worker in 0..workers {
         let worker = format!("worker-{worker}");
-        step(Event::Joined { worker: worker.clone(), device: "GPU".to_string() }, now, &mut at_work);
+        step(Event::Joined { worker: worker.clone(), device: "GPU".to_string(), scope: Scope::Any }, now, &mut at_work);
         step(Event::WantsWork { worker }, now, &mut at_work);
     }
     while let Some((worker, assignment)) = at_work.pop_front() {

@@ -2,10 +2,11 @@
 
 use crate::digest::Digests;
 use crate::grpc::{HeartbeatAnswer, LeaseAnswer, Registered, Request};
-use crate::launcher::{LocalWorkers, Observed};
+use crate::launcher::{Demand, Launcher, Observed, Stopping};
 use crate::scheduler::{Command, Ending, Event, Notice, Scheduler, Stop};
 use crate::term::Term;
 use crate::web::Screen;
+use ip2p_pipeline::task::Parting;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -22,7 +23,7 @@ pub struct Driver {
     scheduler: Scheduler,
     started: Instant,
     requests: mpsc::Receiver<Request>,
-    workers: Option<LocalWorkers>,
+    workers: Option<Box<dyn Launcher>>,
     taken_over: mpsc::Receiver<u32>,
     view: watch::Sender<View>,
     screen: Option<Screen>,
@@ -74,7 +75,7 @@ impl Driver {
     pub fn new(
         scheduler: Scheduler,
         requests: mpsc::Receiver<Request>,
-        workers: Option<LocalWorkers>,
+        workers: Option<Box<dyn Launcher>>,
         term: &Term,
         view: watch::Sender<View>,
         digests: Digests,
@@ -121,10 +122,14 @@ impl Driver {
             if let Some(ending) = self.apply(event) {
                 self.show(true);
                 let expected = self.unaware();
-                return (ending, self.scheduler, tokio::spawn(farewell(self.requests, expected, self.workers)));
+                let farewell = farewell(self.requests, expected, self.workers, ending.clone());
+                return (ending, self.scheduler, tokio::spawn(farewell));
             }
             if show {
                 self.show(false);
+                if let Some(workers) = &mut self.workers {
+                    workers.want(Demand::of(&self.scheduler));
+                }
             }
         }
     }
@@ -132,15 +137,16 @@ impl Driver {
     /// Turns a request into an event and keeps its reply channel.
     fn accept(&mut self, request: Request) -> Option<Event> {
         match request {
-            Request::Register { worker, device, reply } => {
+            Request::Register { worker, device, scope, reply } => {
                 let name = self.scheduler.free_name(&worker);
                 if name != worker {
                     tracing::warn!("two workers call themselves {worker}: the later one is {name} here");
                 }
                 tracing::info!(worker = name, device, "worker registered");
                 // The worker may be gone already; its lease then ends by silence.
-                let _ = reply.send(Registered { worker: name.clone(), open_stages: self.scheduler.open_stages().collect() });
-                Some(Event::Joined { worker: name, device })
+                let open_stages = self.scheduler.open_stages().filter(|stage| scope.covers(*stage)).collect();
+                let _ = reply.send(Registered { worker: name.clone(), open_stages });
+                Some(Event::Joined { worker: name, device, scope })
             }
             Request::Unfit { worker, failure, reply } => {
                 tracing::error!(worker, cause = failure.cause.name(), "the worker cannot work: {}", failure.message);
@@ -175,6 +181,7 @@ impl Driver {
                 self.workers = None;
                 Some(Event::Drain { why: Stop::NoWorkers(why) })
             }
+            Observed::Displaced { why } => Some(Event::Drain { why: Stop::Displaced(why) }),
         }
     }
 
@@ -192,8 +199,8 @@ impl Driver {
                             events.push(Event::Undelivered { worker, assignment });
                         }
                     }
-                    Command::Dismiss { worker, reason } => {
-                        if self.answer_lease(&worker, LeaseAnswer::Leave(reason)) {
+                    Command::Dismiss { worker, parting, reason } => {
+                        if self.answer_lease(&worker, LeaseAnswer::Leave(parting, reason)) {
                             self.dismissed.insert(worker);
                         }
                     }
@@ -221,7 +228,8 @@ impl Driver {
     /// Workers of others that do not know yet that the run is over. Our own processes end with us.
     fn unaware(&self) -> BTreeSet<String> {
         let unaware = self.scheduler.workers().keys().filter(|worker| !self.dismissed.contains(*worker));
-        if self.workers.is_some() { BTreeSet::new() } else { unaware.cloned().collect() }
+        let ours = self.workers.as_ref().is_some_and(|workers| workers.ends_with_us());
+        if ours { BTreeSet::new() } else { unaware.cloned().collect() }
     }
 
     fn show(&mut self, last: bool) {
@@ -272,9 +280,24 @@ impl View {
     }
 }
 
-/// Answers those who ask when the run is over, until all `expected` workers know it, or [`FAREWELL`] is over; then our own
-/// processes end.
-async fn farewell(mut requests: mpsc::Receiver<Request>, mut expected: BTreeSet<String>, workers: Option<LocalWorkers>) {
+/// Whoever took this coordinator's place has its workers too.
+fn stopping(ending: &Ending) -> Stopping {
+    match ending {
+        Ending::Stopped(Stop::TakenOver(_) | Stop::Displaced(_)) => Stopping::Leave,
+        Ending::Complete => Stopping::Done,
+        Ending::Stopped(_) | Ending::Incomplete { .. } => Stopping::Remove,
+    }
+}
+
+/// Answers those who ask when the run is over, until all `expected` workers know it, or [`FAREWELL`] is over; then the
+/// launcher removes the rest, or leaves it: what it removed writes nothing any more.
+async fn farewell(
+    mut requests: mpsc::Receiver<Request>,
+    mut expected: BTreeSet<String>,
+    workers: Option<Box<dyn Launcher>>,
+    ending: Ending,
+) {
+    let parting = if ending == Ending::Complete { Parting::Done } else { Parting::Unfinished };
     let answer_all = async {
         while !expected.is_empty() {
             let Some(request) = requests.recv().await else { return };
@@ -282,7 +305,7 @@ async fn farewell(mut requests: mpsc::Receiver<Request>, mut expected: BTreeSet<
             match request {
                 Request::Lease { worker, reply } => {
                     expected.remove(&worker);
-                    drop(reply.send(LeaseAnswer::Leave("the run is over".to_string())));
+                    drop(reply.send(LeaseAnswer::Leave(parting, "the run is over".to_string())));
                 }
                 Request::Heartbeat { reply, .. } => drop(reply.send(HeartbeatAnswer { keep_lease: false, drain: true })),
                 Request::Report { reply, .. } => drop(reply.send(false)),
@@ -292,11 +315,11 @@ async fn farewell(mut requests: mpsc::Receiver<Request>, mut expected: BTreeSet<
     };
     let _ = tokio::time::timeout(FAREWELL, answer_all).await;
     if let Some(workers) = workers {
-        workers.stop().await;
+        workers.stop(stopping(&ending)).await;
     }
 }
 
-async fn observe(workers: &mut Option<LocalWorkers>) -> Observed {
+async fn observe(workers: &mut Option<Box<dyn Launcher>>) -> Observed {
     match workers {
         Some(workers) => workers.next().await,
         None => std::future::pending().await,

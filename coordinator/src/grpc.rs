@@ -2,9 +2,10 @@
 //! answer. It decides nothing itself.
 
 use crate::door::{Door, Peer};
+use crate::waves::Waves;
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::plan::Plan;
-use ip2p_pipeline::task::{Assignment, Failure, Finished, Progress, Report};
+use ip2p_pipeline::task::{Assignment, Failure, Finished, Parting, Progress, Report, Scope, Wanted};
 use ip2p_proto::v1::coordinator_server::{Coordinator, CoordinatorServer};
 use ip2p_proto::{MAX_MESSAGE_BYTES, MAX_NAME_BYTES, PROTOCOL, TOKEN_KEY, one_line, v1};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ const MAX_STREAMS: u32 = 16;
 /// What workers ask of the driver. A dropped reply channel tells the other side that its peer is gone.
 #[derive(Debug)]
 pub enum Request {
-    Register { worker: String, device: String, reply: oneshot::Sender<Registered> },
+    Register { worker: String, device: String, scope: Scope, reply: oneshot::Sender<Registered> },
     Unfit { worker: String, failure: Failure, reply: oneshot::Sender<()> },
     Lease { worker: String, reply: oneshot::Sender<LeaseAnswer> },
     Heartbeat { worker: String, progress: Option<Progress>, reply: oneshot::Sender<HeartbeatAnswer> },
@@ -39,7 +40,7 @@ pub struct Registered {
 #[derive(Debug)]
 pub enum LeaseAnswer {
     Work(Assignment),
-    Leave(String),
+    Leave(Parting, String),
     /// The worker was silent for too long, or registered with an earlier coordinator.
     Unknown,
 }
@@ -60,6 +61,7 @@ pub struct Welcome {
 
 struct Service {
     welcome: Arc<Welcome>,
+    waves: Waves,
     driver: mpsc::Sender<Request>,
 }
 
@@ -73,7 +75,9 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let mut door = door.into();
-    let service = CoordinatorServer::new(Service { welcome: welcome.into(), driver })
+    let welcome = welcome.into();
+    let waves = Waves::new(welcome.store_url.clone(), welcome.plan.spec.store_options.clone());
+    let service = CoordinatorServer::new(Service { welcome, waves, driver })
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let mut server = tonic::transport::Server::builder()
@@ -140,7 +144,7 @@ fn checked_name(worker: String) -> Result<String, Status> {
 #[tonic::async_trait]
 impl Coordinator for Service {
     async fn register(&self, call: Call<v1::RegisterRequest>) -> Result<Response<v1::RegisterResponse>, Status> {
-        let v1::RegisterRequest { protocol, version, worker, device } = call.into_inner();
+        let v1::RegisterRequest { protocol, version, worker, device, stages, only } = call.into_inner();
         let worker = checked_name(worker)?;
         let (version, device) = (one_line(version, MAX_NAME_BYTES), one_line(device, MAX_NAME_BYTES));
         if protocol != PROTOCOL {
@@ -152,7 +156,11 @@ impl Coordinator for Service {
             tracing::warn!("refused: {refusal}");
             return Err(Status::failed_precondition(refusal));
         }
-        let Registered { worker, open_stages } = self.ask(|reply| Request::Register { worker, device, reply }).await?;
+        let scope = match ip2p_proto::wanted(&stages, only)? {
+            Wanted::Scope(scope) => scope,
+            Wanted::Wave { name, index } => self.waves.scope(&name, index).await?,
+        };
+        let Registered { worker, open_stages } = self.ask(|reply| Request::Register { worker, device, scope, reply }).await?;
         let plan_json = serde_json::to_string(&self.welcome.plan).map_err(|e| Status::internal(e.to_string()))?;
         let lease_millis = self.welcome.lease.as_millis() as u64;
         let open_stages = open_stages.iter().map(ToString::to_string).collect();
@@ -176,7 +184,7 @@ impl Coordinator for Service {
         }
         let answer = match self.ask(|reply| Request::Lease { worker, reply }).await? {
             LeaseAnswer::Work(assignment) => v1::lease_response::Answer::Assignment(assignment.into()),
-            LeaseAnswer::Leave(reason) => v1::lease_response::Answer::Leave(v1::Leave { reason }),
+            LeaseAnswer::Leave(parting, reason) => v1::lease_response::Answer::Leave(ip2p_proto::leave(parting, reason)),
             LeaseAnswer::Unknown => return Err(Status::not_found("this coordinator does not know the worker: register again")),
         };
         Ok(Response::new(v1::LeaseResponse { answer: Some(answer) }))

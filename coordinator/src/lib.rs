@@ -38,4 +38,6 @@ pub mod term;
 mod text;
 mod thumbnail;
 pub mod tls;
+pub mod trouble;
+pub mod waves;
 pub mod web;

@@ -4,11 +4,12 @@ use crate::figures::{self, StageFigures};
 use crate::place::Place;
 use crate::quarantine::{self, QuarantineError};
 use crate::text::{count, duration, printable};
-use ip2p_pipeline::Result;
+use crate::trouble::Trouble;
 use ip2p_pipeline::ids::Fingerprint;
 use ip2p_pipeline::layout::{self, Stage};
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::store::Store;
+use ip2p_pipeline::{Result, commit};
 use serde::Serialize;
 use std::fmt;
 
@@ -22,6 +23,8 @@ pub struct Status {
     pub stages: Vec<StageFigures>,
     /// Why records are in quarantine.
     pub quarantine: Vec<QuarantineError>,
+    /// Why workers do not start, by the cluster's own words.
+    pub trouble: Vec<String>,
     /// Where the training shards are, or will be.
     pub dataset: String,
     /// The report, when there is one.
@@ -37,10 +40,17 @@ pub async fn status(store: &Store, plan: &Plan) -> Result<Status> {
         plan: plan.fingerprint(),
         complete: stages.iter().all(StageFigures::complete),
         quarantine: quarantine::errors(store, plan, &stages).await?,
+        trouble: trouble(store).await?,
         stages,
         dataset: Place::of(&store.url_of(&plan.dir(Stage::Shards).dataset_root())).to_string(),
         report: report.then(|| Place::of(&store.url_of(layout::REPORT)).to_string()),
     })
+}
+
+/// What the launcher has put down, if a cluster has troubles.
+async fn trouble(store: &Store) -> Result<Vec<String>> {
+    let troubles: Option<Vec<Trouble>> = commit::read(store, layout::TROUBLE).await?;
+    Ok(troubles.unwrap_or_default().iter().map(ToString::to_string).collect())
 }
 
 impl fmt::Display for Status {
@@ -67,6 +77,10 @@ impl fmt::Display for Status {
         }
         for error in &self.quarantine {
             writeln!(f, "  {error}")?;
+        }
+        if !self.complete && !self.trouble.is_empty() {
+            writeln!(f, "\nthe cluster")?;
+            self.trouble.iter().try_for_each(|trouble| writeln!(f, "  {}", printable(trouble)))?;
         }
         writeln!(f, "\ndataset  {}", printable(&self.dataset))?;
         match &self.report {

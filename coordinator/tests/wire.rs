@@ -11,7 +11,7 @@ use ip2p_pipeline::layout::{self, Stage, StageDir};
 use ip2p_pipeline::plan::{ModelFingerprints, Partitioning, Plan};
 use ip2p_pipeline::spec::{Spec, Tls, Unchecked};
 use ip2p_pipeline::store::Store;
-use ip2p_pipeline::task::{Cause, Failure};
+use ip2p_pipeline::task::{Cause, Failure, Parting};
 use ip2p_proto::v1::coordinator_client::CoordinatorClient;
 use ip2p_proto::{MAX_MESSAGE_BYTES, PROTOCOL, TOKEN_KEY, v1};
 use ip2p_worker::grpc::{Address, GrpcLink};
@@ -113,7 +113,7 @@ async fn send_home(mut inbox: mpsc::Receiver<Request>) {
                 if worker == SLOW {
                     tokio::time::sleep(2 * PATIENCE).await;
                 }
-                drop(reply.send(LeaseAnswer::Leave("the run is over".to_string())));
+                drop(reply.send(LeaseAnswer::Leave(Parting::Done, "the run is over".to_string())));
             }
             // The others get no answer.
             _ => {}
@@ -128,7 +128,13 @@ fn call<T>(message: T, token: &str) -> tonic::Request<T> {
 }
 
 fn registration(protocol: u32, worker: &str) -> v1::RegisterRequest {
-    v1::RegisterRequest { protocol, version: "0.0.9".to_string(), worker: worker.to_string(), device: "cpu".to_string() }
+    v1::RegisterRequest {
+        protocol,
+        version: "0.0.9".to_string(),
+        worker: worker.to_string(),
+        device: "cpu".to_string(),
+        ..Default::default()
+    }
 }
 
 async fn client(server: &Server) -> CoordinatorClient<tonic::transport::Channel> {
@@ -150,7 +156,7 @@ async fn tls_with_the_right_authority_works() {
     let pki = Pki::new();
     let server = Server::start(Some(pki.tls(false))).await;
     let ended = server.work("https", TOKEN, pki.trusting("ca")).await.unwrap();
-    assert!(matches!(ended, Ended::Dismissed(_)), "{ended:?}");
+    assert!(matches!(ended, Ended::Dismissed(Parting::Done, _)), "{ended:?}");
     let f = server.work("https", "battery-staple-9", pki.trusting("ca")).await.unwrap_err();
     assert!(f.cause == Cause::BadInput && f.message.contains("wrong or missing token"), "{}", f.message);
 }
@@ -171,7 +177,7 @@ async fn mutual_tls_wants_a_certificate_of_the_right_authority() {
     let pki = Pki::new();
     let server = Server::start(Some(pki.tls(true))).await;
     let ended = server.work("https", TOKEN, pki.showing("worker")).await.unwrap();
-    assert!(matches!(ended, Ended::Dismissed(_)), "{ended:?}");
+    assert!(matches!(ended, Ended::Dismissed(Parting::Done, _)), "{ended:?}");
     server.refuses("https", pki.trusting("ca"), &["wants a certificate of this worker", "--cert and --key"]).await;
     server.refuses("https", pki.showing("stranger"), &["refused this worker's certificate"]).await;
 }
@@ -185,7 +191,7 @@ async fn plain_text_and_tls_do_not_mix_and_say_so() {
     let plain = Server::start(None).await;
     plain.refuses("https", pki.trusting("ca"), &["does not speak TLS", "write http://"]).await;
     let ended = plain.work("http", TOKEN, ClientFiles::default()).await.unwrap();
-    assert!(matches!(ended, Ended::Dismissed(_)), "{ended:?}");
+    assert!(matches!(ended, Ended::Dismissed(Parting::Done, _)), "{ended:?}");
 }
 
 #[tokio::test]

@@ -108,8 +108,13 @@ fn call<T>(message: T) -> Request<T> {
 /// A worker by hand, as far as its first assignment.
 async fn enter(coordinator: &Coordinator, name: &str) -> (String, v1::Assignment) {
     let mut client = CoordinatorClient::connect(coordinator.address.clone()).await.unwrap();
-    let request =
-        v1::RegisterRequest { protocol: PROTOCOL, version: "test".to_string(), worker: name.to_string(), device: "cpu".to_string() };
+    let request = v1::RegisterRequest {
+        protocol: PROTOCOL,
+        version: "test".to_string(),
+        worker: name.to_string(),
+        device: "cpu".to_string(),
+        ..Default::default()
+    };
     let welcome = client.register(call(request)).await.unwrap().into_inner();
     assert_eq!(welcome.open_stages, ["prompts", "pairs", "filter", "index", "shards"]);
     let assignment = lease(coordinator, &welcome.worker, None).await;

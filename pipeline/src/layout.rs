@@ -10,6 +10,9 @@
 //!     manifests/p00000012.json                manifest of the whole partition: its commit
 //!     digests/<hash>.json                     what many of these manifests say: a cache
 //!   shards/<fingerprint>/dataset/...          the training shards
+//!   waves/<job>.json                          which partition an index of a Kubernetes Job is
+//!   pods/<pod>.json                           the last words of a pod that failed
+//!   trouble.json                              why pods do not start, while they do not
 //!   report.html, summary.json
 //!   probes/<nonce>                            there for a moment when a coordinator starts
 //! ```
@@ -166,6 +169,22 @@ pub fn term(term: u32) -> String {
 pub fn term_of(key: &str) -> Option<u32> {
     key.rsplit('/').next()?.strip_suffix(".json")?.parse().ok()
 }
+
+/// The partitions of an Indexed Job.
+pub fn wave(job: &str) -> String {
+    format!("waves/{job}.json")
+}
+
+/// Prefix of what is kept of pods that failed.
+pub const PODS: &str = "pods";
+
+/// The last words of a pod that failed.
+pub fn pod(pod: &str) -> String {
+    format!("{PODS}/{pod}.json")
+}
+
+/// Why pods do not start; replaced whenever that changes.
+pub const TROUBLE: &str = "trouble.json";
 
 /// Prefix of the plans this run has had.
 pub const PLANS: &str = "plans";

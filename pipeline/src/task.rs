@@ -15,6 +15,62 @@ pub struct Assignment {
     pub failures: u32,
 }
 
+/// What a worker works on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    #[default]
+    Any,
+    /// These stages only, for a machine that fits them.
+    Stages(Vec<Stage>),
+    /// One partition; then it leaves.
+    Partition { stage: Stage, partition: u32 },
+}
+
+impl Scope {
+    pub fn covers(&self, other: Stage) -> bool {
+        match self {
+            Scope::Any => true,
+            Scope::Stages(stages) => stages.contains(&other),
+            Scope::Partition { stage, .. } => *stage == other,
+        }
+    }
+}
+
+/// What a worker asks for when it registers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Scope(Scope),
+    /// The partition that the store's list of this wave has at this place.
+    Wave {
+        name: String,
+        index: u32,
+    },
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Wanted::Scope(Scope::Any)
+    }
+}
+
+/// What the process of a worker that is sent home says to whoever started it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parting {
+    /// What it was there for is done.
+    Done,
+    /// It is not done: another worker may go on, here or later.
+    Unfinished,
+    /// The one partition that it was there for failed too often.
+    GivenUp,
+}
+
+/// The partitions of one stage that one Indexed Job works on, in the order of its indexes. Written once, never changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wave {
+    pub stage: Stage,
+    pub partitions: Vec<u32>,
+}
+
 /// How far an attempt is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {

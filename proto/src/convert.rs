@@ -3,7 +3,7 @@
 use crate::v1;
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::Counts;
-use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Progress, Report};
+use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Parting, Progress, Report, Scope, Wanted};
 use std::collections::{BTreeMap, HashMap};
 
 /// A message that no version of this program would send.
@@ -81,6 +81,64 @@ fn stage(name: &str) -> Result<Stage, ConvertError> {
 /// Reads a list of stages.
 pub fn stages(names: &[String]) -> Result<Vec<Stage>, ConvertError> {
     names.iter().map(|name| stage(name)).collect()
+}
+
+/// Longest name of a wave: that of a Kubernetes object.
+const MAX_WAVE_BYTES: usize = 63;
+
+/// What a worker asks for when it registers.
+pub fn wanted(stage_names: &[String], only: Option<v1::register_request::Only>) -> Result<Wanted, ConvertError> {
+    use v1::register_request::Only;
+    match only {
+        Some(Only::Partition(p)) => Ok(Wanted::Scope(Scope::Partition { stage: stage(&p.stage)?, partition: p.partition })),
+        Some(Only::Wave(wave)) => {
+            let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            match (1..=MAX_WAVE_BYTES).contains(&wave.name.len()) && wave.name.chars().all(allowed) {
+                true => Ok(Wanted::Wave { name: wave.name, index: wave.index }),
+                false => Err(ConvertError("`wave.name` is not the name of a Job".to_string())),
+            }
+        }
+        None if stage_names.is_empty() => Ok(Wanted::default()),
+        None if stage_names.len() > Stage::RUN.len() => Err(ConvertError("`stages` has more names than there are stages".to_string())),
+        None => Ok(Wanted::Scope(Scope::Stages(stages(stage_names)?))),
+    }
+}
+
+/// The fields of a registration that say what a worker asks for.
+impl From<&Wanted> for v1::RegisterRequest {
+    fn from(wanted: &Wanted) -> Self {
+        use v1::register_request::Only;
+        let mut request = v1::RegisterRequest::default();
+        match wanted {
+            Wanted::Scope(Scope::Any) => {}
+            Wanted::Scope(Scope::Stages(stages)) => request.stages = stages.iter().map(ToString::to_string).collect(),
+            Wanted::Scope(Scope::Partition { stage, partition }) => {
+                request.only = Some(Only::Partition(v1::Partition { stage: stage.to_string(), partition: *partition }));
+            }
+            Wanted::Wave { name, index } => request.only = Some(Only::Wave(v1::WaveIndex { name: name.clone(), index: *index })),
+        }
+        request
+    }
+}
+
+/// A dismissal.
+pub fn leave(parting: Parting, reason: String) -> v1::Leave {
+    let parting = match parting {
+        Parting::Done => v1::Parting::Done,
+        Parting::Unfinished => v1::Parting::Unfinished,
+        Parting::GivenUp => v1::Parting::GivenUp,
+    };
+    v1::Leave { reason, parting: parting.into() }
+}
+
+/// Reads how a worker is dismissed.
+pub fn parting(leave: &v1::Leave) -> Result<Parting, ConvertError> {
+    match v1::Parting::try_from(leave.parting).map_err(|e| ConvertError(e.to_string()))? {
+        v1::Parting::Done => Ok(Parting::Done),
+        v1::Parting::Unfinished => Ok(Parting::Unfinished),
+        v1::Parting::GivenUp => Ok(Parting::GivenUp),
+        v1::Parting::Unspecified => Err(ConvertError("a dismissal that does not say what is done".to_string())),
+    }
 }
 
 impl From<Progress> for v1::Progress {
@@ -222,6 +280,15 @@ mod tests {
         assert!(Assignment::try_from(unknown).unwrap_err().to_string().contains("`dance`"));
         assert_eq!(stages(&["pairs".to_string()]).unwrap(), [Stage::Pairs]);
         assert!(stages(&["corpus".to_string()]).is_err());
+    }
+
+    #[test]
+    fn dismissals_survive_the_wire() {
+        for expected in [Parting::Done, Parting::Unfinished, Parting::GivenUp] {
+            assert_eq!(parting(&leave(expected, String::new())).unwrap(), expected);
+        }
+        assert!(parting(&v1::Leave { reason: "no reason".to_string(), parting: 0 }).is_err());
+        assert!(parting(&v1::Leave { reason: "no reason".to_string(), parting: 9 }).is_err());
     }
 
     #[test]

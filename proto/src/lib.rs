@@ -2,7 +2,7 @@
 
 mod convert;
 
-pub use convert::{ConvertError, failed, one_line, report, stages};
+pub use convert::{ConvertError, failed, leave, one_line, parting, report, stages, wanted};
 
 /// Generated from `proto/ip2p/v1/coordinator.proto`.
 #[allow(clippy::all, missing_docs)]
@@ -11,7 +11,7 @@ pub mod v1 {
 }
 
 /// Raised on every incompatible change of the protocol.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// Largest message accepted, in bytes; a plan is the largest one sent.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;

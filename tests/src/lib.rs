@@ -5,6 +5,7 @@ pub mod chaos;
 pub mod chat_server;
 pub mod disk;
 pub mod fuzz;
+pub mod kube_server;
 pub mod oracle;
 pub mod servers;
 pub mod simulation;

@@ -63,6 +63,18 @@ fn workers_outlive_their_coordinator_and_work_for_the_next() {
 }
 
 #[test]
+fn a_worker_whose_coordinator_was_interrupted_does_not_end_as_if_its_work_were_done() {
+    let pipeline = Pipeline::new(PROGRAM);
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut run = coordinator(&pipeline, &free);
+    let only = worker(&pipeline, &format!("http://{free}"), Some(TOKEN), "only");
+    assert!(run.wait_until(|| pipeline.objects().iter().any(|key| key.starts_with("pairs/"))), "{}", run.log());
+    signal(run.id(), "INT");
+    assert_eq!(run.wait(), Some(4), "{}", run.log());
+    expect(only, 4, &[]);
+}
+
+#[test]
 fn a_worker_starts_anew_when_the_next_coordinator_has_another_plan() {
     let pipeline = Pipeline::new(PROGRAM);
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();

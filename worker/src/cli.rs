@@ -5,7 +5,8 @@ use crate::grpc::{Address, GrpcLink};
 use crate::ready;
 use crate::session::{self, Ended};
 use crate::tls::ClientFiles;
-use ip2p_pipeline::task::{Cause, Failure};
+use ip2p_pipeline::layout::Stage;
+use ip2p_pipeline::task::{Cause, Failure, Parting, Scope, Wanted};
 use std::io::Read;
 use std::process::ExitCode;
 use tokio::sync::watch;
@@ -21,6 +22,15 @@ pub struct WorkerArgs {
     /// Name of this worker, unique in the run [default: host name and process id]
     #[arg(long)]
     pub name: Option<String>,
+    /// Work on these stages only
+    #[arg(long, value_name = "STAGE,...", value_delimiter = ',', conflicts_with = "wave")]
+    pub stages: Vec<Stage>,
+    /// Work on this partition of the one stage only, then leave
+    #[arg(long, value_name = "NUMBER", requires = "stages")]
+    pub partition: Option<u32>,
+    /// Work on one partition of this Indexed Job's list only: the one at JOB_COMPLETION_INDEX
+    #[arg(long, value_name = "JOB", conflicts_with = "partition")]
+    pub wave: Option<String>,
     #[command(flatten)]
     pub tls: ClientFiles,
     /// Leave when standard input closes: how a local worker learns that its coordinator died
@@ -30,6 +40,8 @@ pub struct WorkerArgs {
 
 /// Exit codes that a Kubernetes pod failure policy can tell apart.
 const BAD_CONFIGURATION: u8 = 42;
+/// The one partition that this worker was there for failed too often: another process would fail on it too.
+const POISONED: u8 = 43;
 const TRY_AGAIN: u8 = 1;
 /// Success would mark the work as done.
 const LEFT: u8 = 4;
@@ -44,13 +56,19 @@ pub fn main(args: WorkerArgs) -> ExitCode {
             return ExitCode::from(TRY_AGAIN);
         }
     };
+    let has_parent = args.exit_with_parent;
     let result = runtime.block_on(work(args));
     // The device thread may be in the middle of a step that nobody waits for.
     runtime.shutdown_background();
     match result {
-        Ok(Ended::Dismissed(reason)) => {
+        Ok(Ended::Dismissed(Parting::GivenUp, reason)) => {
+            tracing::error!("{reason}");
+            ExitCode::from(POISONED)
+        }
+        Ok(Ended::Dismissed(parting, reason)) => {
             tracing::info!("{reason}");
-            ExitCode::SUCCESS
+            // A parent that has sent its worker away wants no other in its place.
+            if parting == Parting::Done || has_parent { ExitCode::SUCCESS } else { ExitCode::from(LEFT) }
         }
         Ok(Ended::Left) => ExitCode::from(LEFT),
         Err(Failure { cause, message }) => {
@@ -75,8 +93,28 @@ async fn work(args: WorkerArgs) -> Result<Ended, Failure> {
     if args.exit_with_parent {
         watch_parent(ask_to_leave);
     }
-    let link = GrpcLink::connect(&Address { coordinator: args.coordinator, token, tls: args.tls }).await?;
+    let wanted = wanted(args.stages, args.partition, args.wave, std::env::var(INDEX).ok())?;
+    let link = GrpcLink::connect(&Address { coordinator: args.coordinator, token, tls: args.tls }).await?.wanting(wanted);
     session::run(&link, &name, ready::get_ready, leave).await
+}
+
+/// Where an Indexed Job puts a pod's place in it.
+const INDEX: &str = "JOB_COMPLETION_INDEX";
+
+fn wanted(stages: Vec<Stage>, partition: Option<u32>, wave: Option<String>, index: Option<String>) -> Result<Wanted, Failure> {
+    if stages.contains(&Stage::Corpus) {
+        return Err(failure(Cause::BadInput, "--stages: the coordinator itself makes the corpus"));
+    }
+    match (&stages[..], partition, wave) {
+        (_, _, Some(name)) => match index.and_then(|index| index.parse().ok()) {
+            Some(index) => Ok(Wanted::Wave { name, index }),
+            None => Err(failure(Cause::BadInput, format!("--wave is for pods of an Indexed Job: {INDEX} is not set to a number"))),
+        },
+        ([stage], Some(partition), None) => Ok(Wanted::Scope(Scope::Partition { stage: *stage, partition })),
+        (_, Some(_), None) => Err(failure(Cause::BadInput, "--partition needs one stage: write for example --stages pairs --partition 17")),
+        ([], None, None) => Ok(Wanted::default()),
+        (_, None, None) => Ok(Wanted::Scope(Scope::Stages(stages))),
+    }
 }
 
 /// Host and process id; two workers of one run cannot share both.
@@ -108,4 +146,21 @@ fn watch_parent(leave: watch::Sender<bool>) {
         while matches!(input.read(&mut buffer), Ok(n) if n > 0) {}
         leave.send_replace(true);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_works_on_what_it_was_started_for() {
+        let wave = |index: Option<&str>| wanted(vec![], None, Some("job".to_string()), index.map(str::to_string));
+        assert_eq!(wave(Some("7")), Ok(Wanted::Wave { name: "job".to_string(), index: 7 }));
+        assert!(wave(None).unwrap_err().message.contains("JOB_COMPLETION_INDEX is not set"));
+        let one = Scope::Partition { stage: Stage::Pairs, partition: 17 };
+        assert_eq!(wanted(vec![Stage::Pairs], Some(17), None, None), Ok(Wanted::Scope(one)));
+        assert!(wanted(vec![Stage::Pairs, Stage::Filter], Some(17), None, None).is_err());
+        assert!(wanted(vec![Stage::Corpus], None, None, None).is_err());
+        assert_eq!(wanted(vec![], None, None, Some("3".to_string())), Ok(Wanted::default()));
+    }
 }

@@ -6,7 +6,7 @@ use crate::loaded::Models;
 use crate::tls::{self, ClientFiles};
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
-use ip2p_pipeline::task::{Assignment, Cause, Failure, Progress, Report};
+use ip2p_pipeline::task::{Assignment, Cause, Failure, Progress, Report, Wanted};
 use ip2p_proto::v1::coordinator_client::CoordinatorClient;
 use ip2p_proto::{MAX_MESSAGE_BYTES, PROTOCOL, TOKEN_KEY, v1};
 use std::error::Error;
@@ -33,6 +33,7 @@ pub struct GrpcLink {
     client: CoordinatorClient<InterceptedService<Channel, Bearer>>,
     coordinator: String,
     tls: ClientFiles,
+    wanted: Wanted,
 }
 
 #[derive(Clone)]
@@ -76,7 +77,12 @@ impl GrpcLink {
         let client = CoordinatorClient::with_interceptor(channel, Bearer(bearer))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        Ok(GrpcLink { client, coordinator: coordinator.clone(), tls: tls.clone() })
+        Ok(GrpcLink { client, coordinator: coordinator.clone(), tls: tls.clone(), wanted: Wanted::default() })
+    }
+
+    /// Registers for this work only.
+    pub fn wanting(self, wanted: Wanted) -> Self {
+        GrpcLink { wanted, ..self }
     }
 }
 
@@ -111,6 +117,7 @@ impl Link for GrpcLink {
             version: env!("CARGO_PKG_VERSION").to_string(),
             worker: name.to_string(),
             device: Models::describe_device(),
+            ..(&self.wanted).into()
         };
         let welcome = match self.client.clone().register(request).await {
             Ok(welcome) => welcome.into_inner(),
@@ -132,7 +139,9 @@ impl Link for GrpcLink {
         let request = v1::LeaseRequest { worker: worker.to_string(), report: report.map(Into::into) };
         match self.client.clone().lease(request).await?.into_inner().answer {
             Some(v1::lease_response::Answer::Assignment(wire)) => Assignment::try_from(wire).map(Answer::Work).map_err(nonsense),
-            Some(v1::lease_response::Answer::Leave(leave)) => Ok(Answer::Leave(leave.reason)),
+            Some(v1::lease_response::Answer::Leave(leave)) => {
+                ip2p_proto::parting(&leave).map(|parting| Answer::Leave(parting, leave.reason)).map_err(nonsense)
+            }
             None => Err(nonsense("neither work nor a farewell")),
         }
     }

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::plan::Plan;
-use ip2p_pipeline::task::{Assignment, Failure, Progress, Report};
+use ip2p_pipeline::task::{Assignment, Failure, Parting, Progress, Report};
 use std::time::Duration;
 
 /// What a worker is told when it registers.
@@ -24,8 +24,8 @@ pub struct Welcome {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     Work(Assignment),
-    /// There will be no more work.
-    Leave(String),
+    /// There will be no more work for this worker.
+    Leave(Parting, String),
 }
 
 /// The answer to a heartbeat.

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
 use ip2p_pipeline::planted::{self, Defect};
 use ip2p_pipeline::rng::{Purpose, Stream};
-use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Report};
+use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Parting, Report};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,8 +28,8 @@ const TELLINGS: u32 = 5;
 /// Why a session ended well.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// The coordinator had no more work.
-    Dismissed(String),
+    /// The coordinator had no more work for it, and said why.
+    Dismissed(Parting, String),
     /// The worker itself was asked to leave (signal, or its parent died).
     Left,
 }
@@ -163,7 +163,7 @@ impl<L: Link, A: Attempts> Session<'_, L, A> {
                         return Err(failure(Cause::Resource, why));
                     }
                 }
-                Ok(Answer::Leave(reason)) => return Ok(Next::End(Ended::Dismissed(reason))),
+                Ok(Answer::Leave(parting, reason)) => return Ok(Next::End(Ended::Dismissed(parting, reason))),
                 Err(refused @ Unanswered::Refused(_)) => return Err(unanswered(self.link, refused)),
                 // It was silent for longer than a lease, or the coordinator is starting again.
                 Err(lost @ (Unanswered::Unknown | Unanswered::Silent(_))) => {
@@ -327,7 +327,7 @@ mod tests {
             match (calls.len(), report) {
                 (1, _) => Ok(Answer::Work(Assignment { stage: Stage::Prompts, partition: 0, epoch: 1, failures: 0 })),
                 (_, Some(_)) => Err(Unanswered::Silent("the message is too large".to_string())),
-                (_, None) => Ok(Answer::Leave("done".to_string())),
+                (_, None) => Ok(Answer::Leave(Parting::Done, "done".to_string())),
             }
         }
 
@@ -370,7 +370,7 @@ mod tests {
         let link = Deaf { welcome, calls: Mutex::default() };
         let (_stay, leave) = watch::channel(false);
         let ended = run(&link, "w", async |_: &Welcome| Ok(Failing), leave).await.unwrap();
-        assert_eq!(ended, Ended::Dismissed("done".to_string()));
+        assert_eq!(ended, Ended::Dismissed(Parting::Done, "done".to_string()));
         let calls = link.calls.into_inner().unwrap();
         let with_report: Vec<Instant> = calls.iter().filter(|(_, report)| *report).map(|(at, _)| *at).collect();
         assert_eq!((calls.len(), with_report.len()), (2 + TELLINGS as usize, TELLINGS as usize));

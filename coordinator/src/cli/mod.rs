@@ -1,5 +1,6 @@
 //! The command line. Commands print with [`say`]; what they print comes from functions that return values.
 
+mod cluster;
 mod plan;
 mod read;
 mod run;
@@ -38,6 +39,9 @@ enum Command {
     Run(RunArgs),
     /// The same as run
     Resume(RunArgs),
+    /// Remove what a run has in its cluster, and nothing else; committed work stays
+    #[command(after_help = "Example:\n  ip2p-coordinator cancel configs/cluster.yaml")]
+    Cancel(PipelineArgs),
     /// Show what would run, and what is already done
     #[command(after_help = "Example:\n  ip2p-coordinator plan configs/sd15.yaml --set stages.pairs.steps=25")]
     Plan(PipelineArgs),
@@ -243,6 +247,7 @@ async fn dispatch(command: Command, log: LogArgs) -> Result<(), Exit> {
 
 async fn read_only(command: Command) -> Result<(), Exit> {
     match command {
+        Command::Cancel(args) => cluster::cancel(args).await,
         Command::Plan(args) => plan::plan(args).await,
         Command::Status { run, json } => read::status(run, json).await,
         Command::Audit { run, quick } => read::audit(run, quick).await,

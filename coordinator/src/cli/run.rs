@@ -1,5 +1,6 @@
 //! `run`: prepare, serve, launch, drive, finish.
 
+use super::cluster::{self, Claimed};
 use super::serve::Page;
 use super::{Exit, LogArgs, PipelineArgs, RunArgs, say};
 use crate::audit;
@@ -9,7 +10,7 @@ use crate::driver::{Driver, View};
 use crate::explain::Asked;
 use crate::finish;
 use crate::grpc::{self, Welcome};
-use crate::launcher::{LocalWorkers, WorkerCommand};
+use crate::launcher::{self, LocalWorkers, WorkerCommand};
 use crate::prepare::{self, Prepared};
 use crate::progress::{Look, Progress};
 use crate::scheduler::{Ending, Policy, Scheduler, Stop};
@@ -85,7 +86,7 @@ fn verdict(args: &RunArgs, max_quarantined: f64, summary: &Summary, ending: Endi
         Ending::Stopped(stop @ Stop::StoreFull(_)) => {
             Err(Exit::resumable(format!("{stop}. Everything committed is kept. Make room (`gc` removes what no manifest names). {again}")))
         }
-        Ending::Stopped(stop @ (Stop::Interrupted | Stop::NoWorkers(_) | Stop::TakenOver(_))) => {
+        Ending::Stopped(stop @ (Stop::Interrupted | Stop::NoWorkers(_) | Stop::TakenOver(_) | Stop::Displaced(_))) => {
             Err(Exit::resumable(format!("{stop}. Everything committed is kept. {again}")))
         }
         Ending::Incomplete { failed } => {
@@ -151,6 +152,7 @@ async fn run_spec(
     let inner_address = inner.as_ref().map(TcpListener::local_addr).transpose().map_err(|e| Exit::resumable(e.to_string()))?;
     let token = token()?;
     check_launcher(plan.spec.run.launcher)?;
+    let claimed = cluster::claim(&plan, &store).await?;
     // From here on an older coordinator of this run gives way, so nothing that can be refused comes later.
     let term = Term::take(&store).await?;
     let recovered = prepare::recover(&store, &plan).await?;
@@ -162,7 +164,10 @@ async fn run_spec(
     screen.recovered(&recovered);
     let mut scheduler = Scheduler::new(policy(&plan), term.number, recovered);
     damaged.into_iter().for_each(|(stage, partition)| scheduler.reopen(stage, partition));
-    let workers = launch(&plan, log, inner_address.unwrap_or(address), &token, progress);
+    let workers = match claimed {
+        Some(claimed) => Some(Claimed::start(claimed, term.number, store.clone())),
+        None => launch(&plan, log, inner_address.unwrap_or(address), &token, progress),
+    };
     let welcome = Arc::new(Welcome { plan: plan.clone(), store_url: store.url().to_string(), lease: plan.spec.run.lease });
     let (requests, inbox) = mpsc::channel(1024);
     let (stop_server, stopped) = watch::channel(());
@@ -301,10 +306,14 @@ fn check_launcher(launcher: Launcher) -> Result<(), Exit> {
         Launcher::External if std::env::var("IP2P_TOKEN").is_err() => {
             Err(Exit::bad_input("run.launcher: external needs IP2P_TOKEN in the environment, the same for coordinator and workers"))
         }
+        Launcher::Kubernetes if std::env::var("IP2P_TOKEN").is_err() => Err(Exit::bad_input(
+            "run.launcher: kubernetes needs IP2P_TOKEN in the environment, with the value in the Secret that run.kubernetes.token_secret \
+             names",
+        )),
         Launcher::Local if !cfg!(feature = "worker") => {
             Err(Exit::bad_input("run.launcher: this program was built without the worker; use `launcher: external`"))
         }
-        Launcher::External | Launcher::Local => Ok(()),
+        Launcher::External | Launcher::Local | Launcher::Kubernetes => Ok(()),
     }
 }
 
@@ -322,7 +331,7 @@ pub(super) fn host_name() -> String {
     }
 }
 
-fn launch(plan: &Plan, log: &LogArgs, address: SocketAddr, token: &str, progress: &Progress) -> Option<LocalWorkers> {
+fn launch(plan: &Plan, log: &LogArgs, address: SocketAddr, token: &str, progress: &Progress) -> Option<Box<dyn launcher::Launcher>> {
     let run = &plan.spec.run;
     match run.launcher {
         Launcher::External => {
@@ -336,6 +345,8 @@ fn launch(plan: &Plan, log: &LogArgs, address: SocketAddr, token: &str, progress
             progress.say(&format!("waiting for workers: IP2P_TOKEN=... ip2p-worker --coordinator {url}{flags}"));
             None
         }
+        // A cluster was claimed before anything else.
+        Launcher::Kubernetes => None,
         Launcher::Local => {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             let threads = run.threads.map_or((cores / run.workers as usize).max(1), |threads| threads as usize);
@@ -344,7 +355,7 @@ fn launch(plan: &Plan, log: &LogArgs, address: SocketAddr, token: &str, progress
             let coordinator_url = format!("http://{}", reachable(address, &Ipv4Addr::LOCALHOST.to_string()));
             let command = WorkerCommand { coordinator_url, token: token.to_string(), threads, log_arguments };
             let lines = progress.lines();
-            Some(LocalWorkers::start(command, run.workers, move |line| lines.line(line)))
+            Some(Box::new(LocalWorkers::start(command, run.workers, move |line| lines.line(line))))
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Worker processes on this machine: the coordinator runs its own binary again, as `worker`.
 
-use super::Observed;
+use super::{Demand, Launcher, Observed, Stopping};
+use async_trait::async_trait;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -51,13 +52,28 @@ impl LocalWorkers {
         self.stop.send_replace(true);
         self.slots.join_all().await;
     }
+}
+
+#[async_trait]
+impl Launcher for LocalWorkers {
+    /// There are as many as the spec says, whatever there is to do.
+    fn want(&mut self, _: Demand) {}
 
     /// The next event; `AllGone` once every slot has ended.
-    pub async fn next(&mut self) -> Observed {
+    async fn next(&mut self) -> Observed {
         match self.observed.recv().await {
             Some(observed) => observed,
             None => Observed::AllGone { why: "every local worker process ended; its last error is in the log above".to_string() },
         }
+    }
+
+    fn ends_with_us(&self) -> bool {
+        true
+    }
+
+    /// Its processes end with us whoever comes after.
+    async fn stop(self: Box<Self>, _: Stopping) {
+        LocalWorkers::stop(*self).await;
     }
 }
 

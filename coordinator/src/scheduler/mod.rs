@@ -15,11 +15,12 @@ mod tests;
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::{Counts, SHARDS_FIGURE};
 use ip2p_pipeline::planted::{self, Defect};
-use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Progress};
+use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Parting, Progress, Scope};
 pub use partition::{Cell, Lease, PartitionState, Tries};
 pub use stage::{Recovered, StageState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::time::Duration;
 
 /// Failed attempts of one worker in a row, without a commit between, after which it is sent away if there are others.
@@ -57,6 +58,7 @@ pub enum Event {
     Joined {
         worker: WorkerName,
         device: String,
+        scope: Scope,
     },
     WantsWork {
         worker: WorkerName,
@@ -100,8 +102,8 @@ pub const UNDELIVERED: &str = "its connection closed";
 pub enum Command {
     /// Answers a `WantsWork`.
     Grant { worker: WorkerName, assignment: Assignment },
-    /// Answers a `WantsWork`: there will be no more work.
-    Dismiss { worker: WorkerName, reason: String },
+    /// Answers a `WantsWork`: there will be no more work for this worker.
+    Dismiss { worker: WorkerName, parting: Parting, reason: String },
     /// Answers a `Beat`.
     Continue { worker: WorkerName, keep_lease: bool, drain: bool },
     /// Answers a `Reported`.
@@ -176,6 +178,8 @@ pub enum Stop {
     NoWorkers(String),
     /// Another coordinator holds this newer term of the run.
     TakenOver(u32),
+    /// Another coordinator holds the run in the cluster.
+    Displaced(String),
 }
 
 impl fmt::Display for Stop {
@@ -191,6 +195,7 @@ impl fmt::Display for Stop {
             }
             Stop::StoreFull(message) => write!(f, "the store has no room: {message}"),
             Stop::NoWorkers(why) => write!(f, "no worker is left: {why}"),
+            Stop::Displaced(why) => f.write_str(why),
             Stop::TakenOver(term) => write!(f, "another coordinator has taken the run over (term {term})"),
         }
     }
@@ -211,6 +216,7 @@ pub enum Ending {
 #[derive(Clone, Debug)]
 pub struct Worker {
     pub device: String,
+    pub scope: Scope,
     pub last_beat: Moment,
     pub holds: Option<Assignment>,
     pub progress: Option<Progress>,
@@ -310,7 +316,7 @@ impl Scheduler {
     pub fn step(&mut self, event: Event, now: Moment) -> Vec<Command> {
         let mut commands = Vec::new();
         match event {
-            Event::Joined { worker, device } => self.joined(worker, device, now, &mut commands),
+            Event::Joined { worker, device, scope } => self.joined(worker, device, scope, now, &mut commands),
             Event::WantsWork { worker } => self.wants_work(&worker, now, &mut commands),
             Event::Beat { worker, progress } => commands.push(self.beat(worker, progress, now)),
             Event::Reported { worker, assignment, outcome } => self.reported(&worker, assignment, outcome, now, &mut commands),
@@ -328,11 +334,11 @@ impl Scheduler {
         commands
     }
 
-    fn joined(&mut self, worker: WorkerName, device: String, now: Moment, commands: &mut Vec<Command>) {
+    fn joined(&mut self, worker: WorkerName, device: String, scope: Scope, now: Moment, commands: &mut Vec<Command>) {
         // A restarted process under the same name: whatever it held is gone.
         self.release(&worker, "the worker registered anew", now, commands);
         self.idle.remove(&worker);
-        self.workers.insert(worker, Worker { device, last_beat: now, holds: None, progress: None, strikes: 0 });
+        self.workers.insert(worker, Worker { device, scope, last_beat: now, holds: None, progress: None, strikes: 0 });
     }
 
     fn wants_work(&mut self, worker: &WorkerName, now: Moment, commands: &mut Vec<Command>) {
@@ -352,7 +358,7 @@ impl Scheduler {
         if self.workers.len() > 1 && self.workers.get(worker).is_some_and(|state| state.strikes >= STRIKES) {
             let reason = format!("{STRIKES} attempts in a row failed here and nothing was committed: its device may be sick");
             self.left(worker, &reason, now, commands);
-            commands.push(Command::Dismiss { worker: worker.clone(), reason });
+            commands.push(Command::Dismiss { worker: worker.clone(), parting: Parting::Unfinished, reason });
         }
     }
 
@@ -561,16 +567,38 @@ impl Scheduler {
     /// Gives ready partitions to waiting workers, the deepest stage first, so that results appear early. When nothing is
     /// ready, who waits tries again what takes too long elsewhere.
     fn grant(&mut self, now: Moment, commands: &mut Vec<Command>) {
-        if let Some(reason) = self.dismissal() {
-            let dismiss = |worker| Command::Dismiss { worker, reason: reason.clone() };
+        if let Some((parting, reason)) = self.dismissal() {
+            let dismiss = |worker| Command::Dismiss { worker, parting, reason: reason.clone() };
             commands.extend(std::mem::take(&mut self.idle).into_iter().map(dismiss));
             return;
         }
-        while let Some(worker) = self.idle.first().cloned() {
+        // Scopes in which nothing is ready at the moment.
+        let mut dry = Vec::new();
+        let mut next = self.idle.first().cloned();
+        while let Some(worker) = next {
+            next = self.idle.range::<str, _>((Excluded(worker.as_str()), Unbounded)).next().cloned();
+            let scope = self.workers.get(&worker).map(|state| state.scope.clone()).unwrap_or_default();
+            if let Some(farewell) = self.farewell(&worker, &scope) {
+                self.idle.remove(&worker);
+                commands.push(farewell);
+                continue;
+            }
+            if dry.contains(&scope) {
+                continue;
+            }
             let term = if planted::has(Defect::EpochWithoutTerm) { 0 } else { self.term };
             let epoch = u64::from(term) << 32 | u64::from(self.granted + 1);
             let lease = Lease { worker: worker.clone(), epoch, since: now };
-            let Some(assignment) = self.next_ready(&lease).or_else(|| self.next_straggler(&lease, now, commands)) else { return };
+            let assignment = self.next_ready(&lease, &scope).or_else(|| self.next_straggler(&lease, &scope, now, commands));
+            let Some(assignment) = assignment else {
+                match scope {
+                    // Who may do anything finds nothing: nobody does.
+                    Scope::Any => return,
+                    Scope::Stages(_) => dry.push(scope),
+                    Scope::Partition { .. } => {}
+                }
+                continue;
+            };
             self.granted += 1;
             self.busy += 1;
             self.idle.remove(&worker);
@@ -582,22 +610,48 @@ impl Scheduler {
         }
     }
 
-    fn next_ready(&mut self, lease: &Lease) -> Option<Assignment> {
-        self.stages.iter_mut().rev().find(|stage| stage.has_ready())?.lease_next(lease.clone())
+    /// Tells a worker to leave whose own work is done, or will never be.
+    fn farewell(&self, worker: &WorkerName, scope: &Scope) -> Option<Command> {
+        let (parting, reason) = match scope {
+            Scope::Any => return None,
+            Scope::Stages(_) if self.stages.iter().any(|stage| scope.covers(stage.stage()) && !stage.complete()) => return None,
+            Scope::Stages(_) => (Parting::Done, "its stages are complete".to_string()),
+            Scope::Partition { stage, partition } => match self.stages[stage_number(*stage)].state(*partition) {
+                PartitionState::Committed => (Parting::Done, format!("{stage} partition {partition} is committed")),
+                PartitionState::Failed { message } => {
+                    (Parting::GivenUp, format!("{stage} partition {partition} failed too often: {message}"))
+                }
+                PartitionState::Blocked | PartitionState::Ready { .. } | PartitionState::Waiting { .. } | PartitionState::Leased { .. } => {
+                    return None;
+                }
+            },
+        };
+        Some(Command::Dismiss { worker: worker.clone(), parting, reason })
     }
 
-    fn next_straggler(&mut self, lease: &Lease, now: Moment, commands: &mut Vec<Command>) -> Option<Assignment> {
-        let (stage, partition) = self.stages.iter_mut().rev().find_map(|stage| stage.straggler(now).map(|partition| (stage, partition)))?;
+    fn next_ready(&mut self, lease: &Lease, scope: &Scope) -> Option<Assignment> {
+        if let Scope::Partition { stage, partition } = scope {
+            return self.stages[stage_number(*stage)].lease(*partition, lease.clone());
+        }
+        self.stages.iter_mut().rev().find(|stage| scope.covers(stage.stage()) && stage.has_ready())?.lease_next(lease.clone())
+    }
+
+    fn next_straggler(&mut self, lease: &Lease, scope: &Scope, now: Moment, commands: &mut Vec<Command>) -> Option<Assignment> {
+        if matches!(scope, Scope::Partition { .. }) {
+            return None;
+        }
+        let mut stages = self.stages.iter_mut().rev().filter(|stage| scope.covers(stage.stage()));
+        let (stage, partition) = stages.find_map(|stage| stage.straggler(now).map(|partition| (stage, partition)))?;
         let slow = stage.leases(partition).into_iter().next()?;
         let assignment = stage.lease_beside(partition, lease.clone())?;
         commands.push(Command::Notice(Notice::Straggling { slow, assignment, worker: lease.worker.clone() }));
         Some(assignment)
     }
 
-    fn dismissal(&self) -> Option<String> {
+    fn dismissal(&self) -> Option<(Parting, String)> {
         match &self.stop {
-            Some(stop) => Some(format!("the run stops: {stop}")),
-            None if self.complete() => Some("the run is complete".to_string()),
+            Some(stop) => Some((Parting::Unfinished, format!("the run stops: {stop}"))),
+            None if self.complete() => Some((Parting::Done, "the run is complete".to_string())),
             None => None,
         }
     }

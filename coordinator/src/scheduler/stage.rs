@@ -149,6 +149,14 @@ impl StageState {
         (0u32..).zip(&self.partitions).filter(|(_, state)| **state == PartitionState::Committed).map(|(partition, _)| partition)
     }
 
+    /// Partitions that can be worked on now, or are: everything before them is committed, and they are not given up.
+    pub fn open_partitions(&self) -> impl Iterator<Item = u32> + '_ {
+        (0u32..).zip(&self.partitions).filter_map(|(partition, state)| match state {
+            PartitionState::Ready { .. } | PartitionState::Waiting { .. } | PartitionState::Leased { .. } => Some(partition),
+            PartitionState::Blocked | PartitionState::Committed | PartitionState::Failed { .. } => None,
+        })
+    }
+
     pub(super) fn failures(&self) -> impl Iterator<Item = (Stage, u32, String)> + '_ {
         (0u32..).zip(&self.partitions).filter_map(|(partition, state)| match state {
             PartitionState::Failed { message } => Some((self.stage, partition, message.to_string())),
@@ -250,7 +258,11 @@ impl StageState {
 
     /// Leases the first ready partition.
     pub(super) fn lease_next(&mut self, lease: Lease) -> Option<Assignment> {
-        let partition = *self.ready.first()?;
+        self.lease(*self.ready.first()?, lease)
+    }
+
+    /// Leases this partition if it is ready.
+    pub(super) fn lease(&mut self, partition: u32, lease: Lease) -> Option<Assignment> {
         let PartitionState::Ready { tries } = *self.state(partition) else { return None };
         let assignment = Assignment { stage: self.stage, partition, epoch: lease.epoch, failures: tries.failures };
         self.set(partition, PartitionState::Leased { tries, lease: Box::new(lease), rival: None });

@@ -40,7 +40,7 @@ fn secs(s: u64) -> Moment {
 }
 
 fn join(s: &mut Scheduler, worker: &str, now: Moment) -> Vec<Command> {
-    let mut commands = s.step(Event::Joined { worker: worker.to_string(), device: "cpu".to_string() }, now);
+    let mut commands = s.step(Event::Joined { worker: worker.to_string(), device: "cpu".to_string(), scope: Scope::Any }, now);
     commands.extend(s.step(Event::WantsWork { worker: worker.to_string() }, now));
     commands
 }
@@ -111,7 +111,7 @@ fn a_grant_that_reaches_nobody_costs_the_partition_nothing() {
 fn a_failure_told_under_another_name_counts() {
     let mut s = Scheduler::new(policy(), 1, fresh(1));
     let a = granted(&join(&mut s, "w", secs(0))).unwrap();
-    let _ = s.step(Event::Joined { worker: "w~2".to_string(), device: "cpu".to_string() }, secs(5));
+    let _ = s.step(Event::Joined { worker: "w~2".to_string(), device: "cpu".to_string(), scope: Scope::Any }, secs(5));
     let told = report(&mut s, "w~2", a, failure(Cause::BadInput), secs(5));
     assert!(told.contains(&Command::Acknowledge { worker: "w~2".to_string(), accepted: true }), "{told:?}");
     assert!(matches!(s.stop_reason(), Some(Stop::BadInput(_))));
@@ -122,7 +122,7 @@ fn a_failure_told_under_another_name_counts() {
 fn a_success_told_under_another_name_ends_the_lease_of_the_first() {
     let mut s = Scheduler::new(policy(), 1, fresh(1));
     let a = granted(&join(&mut s, "w", secs(0))).unwrap();
-    let _ = s.step(Event::Joined { worker: "w~2".to_string(), device: "cpu".to_string() }, secs(5));
+    let _ = s.step(Event::Joined { worker: "w~2".to_string(), device: "cpu".to_string(), scope: Scope::Any }, secs(5));
     let _ = report(&mut s, "w~2", a, Ok(finished(a.stage)), secs(5));
     // The first name is silent for ever.
     let commands = s.step(Event::Tick, secs(60));
@@ -212,7 +212,7 @@ fn a_later_attempt_knows_how_many_failed_before() {
 fn what_the_first_worker_lacks_stops_the_run_and_what_a_later_one_lacks_does_not() {
     let unfit = |s: &mut Scheduler, worker: &str| {
         let failure = Failure { cause: Cause::BadInput, message: "no model".to_string() };
-        let _ = s.step(Event::Joined { worker: worker.to_string(), device: String::new() }, secs(0));
+        let _ = s.step(Event::Joined { worker: worker.to_string(), device: String::new(), scope: Scope::Any }, secs(0));
         s.step(Event::Unfit { worker: worker.to_string(), failure }, secs(0))
     };
     let mut s = Scheduler::new(policy(), 1, fresh(1));
@@ -229,10 +229,55 @@ fn names_are_unique_among_the_living() {
     for expected in ["w", "w~2", "w~3"] {
         let name = s.free_name("w");
         assert_eq!(name, expected);
-        let _ = s.step(Event::Joined { worker: name, device: String::new() }, secs(0));
+        let _ = s.step(Event::Joined { worker: name, device: String::new(), scope: Scope::Any }, secs(0));
     }
     let _ = s.step(Event::Left { worker: "w".to_string(), why: String::new() }, secs(0));
     assert_eq!(s.free_name("w"), "w");
+}
+
+fn join_for(s: &mut Scheduler, worker: &str, scope: Scope) -> Vec<Command> {
+    let _ = s.step(Event::Joined { worker: worker.to_string(), device: String::new(), scope }, secs(0));
+    s.step(Event::WantsWork { worker: worker.to_string() }, secs(0))
+}
+
+#[test]
+fn a_worker_gets_only_what_it_is_there_for() {
+    let mut s = Scheduler::new(policy(), 1, fresh(3));
+    assert_eq!(granted(&join_for(&mut s, "gpu", Scope::Stages(vec![Stage::Pairs]))), None);
+    let third = granted(&join_for(&mut s, "third", Scope::Partition { stage: Stage::Prompts, partition: 2 })).unwrap();
+    assert_eq!((third.stage, third.partition), (Stage::Prompts, 2));
+    assert_eq!(granted(&join_for(&mut s, "its replacement", Scope::Partition { stage: Stage::Prompts, partition: 2 })), None);
+    // Who waits in vain holds up nobody whose name comes later.
+    let first = granted(&join_for(&mut s, "z", Scope::Any)).unwrap();
+    assert_eq!((first.stage, first.partition), (Stage::Prompts, 0));
+    let commands = report(&mut s, "third", third, Ok(finished(Stage::Prompts)), secs(1));
+    let drawn = granted(&commands).unwrap();
+    assert_eq!((drawn.stage, drawn.partition), (Stage::Pairs, 2), "{commands:?}");
+    let reason = "prompts partition 2 is committed".to_string();
+    assert!(commands.contains(&Command::Dismiss { worker: "its replacement".to_string(), parting: Parting::Done, reason }), "{commands:?}");
+}
+
+#[test]
+fn a_worker_for_one_partition_hears_that_it_was_given_up() {
+    let mut s = Scheduler::new(Policy { attempts: 1, ..policy() }, 1, fresh(2));
+    let scope = Scope::Partition { stage: Stage::Prompts, partition: 1 };
+    let a = granted(&join_for(&mut s, "w", scope)).unwrap();
+    let _ = report(&mut s, "w", a, failure(Cause::Bug), secs(0));
+    let commands = s.step(Event::WantsWork { worker: "w".to_string() }, secs(0));
+    let reason = "prompts partition 1 failed too often: broken".to_string();
+    assert_eq!(commands, [Command::Dismiss { worker: "w".to_string(), parting: Parting::GivenUp, reason }]);
+}
+
+#[test]
+fn a_worker_leaves_when_its_stages_are_complete() {
+    let mut s = Scheduler::new(policy(), 1, fresh(1));
+    let a = granted(&join_for(&mut s, "w", Scope::Stages(vec![Stage::Prompts]))).unwrap();
+    let _ = report(&mut s, "w", a, Ok(finished(Stage::Prompts)), secs(0));
+    let commands = s.step(Event::WantsWork { worker: "w".to_string() }, secs(0));
+    assert_eq!(
+        commands,
+        [Command::Dismiss { worker: "w".to_string(), parting: Parting::Done, reason: "its stages are complete".to_string() }]
+    );
 }
 
 #[test]
@@ -254,7 +299,7 @@ fn a_drain_waits_for_what_is_held() {
     let commands = report(&mut s, "w", a, failure(Cause::Preempted), secs(3));
     assert!(commands.contains(&Command::Finish(Ending::Stopped(Stop::Interrupted))));
     let commands = s.step(Event::WantsWork { worker: "w".to_string() }, secs(3));
-    assert!(matches!(&commands[..], [Command::Dismiss { .. }]));
+    assert!(matches!(&commands[..], [Command::Dismiss { parting: Parting::Unfinished, .. }]));
 }
 
 #[test]
@@ -333,8 +378,10 @@ fn a_worker_that_fails_again_and_again_is_sent_away_unless_it_is_the_last() {
         }
         commands
     };
-    let dismissed = |commands: &[Command]| commands.iter().any(|c| matches!(c, Command::Dismiss { reason, .. } if reason.contains("sick")));
-    let _ = s.step(Event::Joined { worker: "sick".to_string(), device: "cuda".to_string() }, secs(0));
+    let dismissed = |commands: &[Command]| {
+        commands.iter().any(|c| matches!(c, Command::Dismiss { parting: Parting::Unfinished, reason, .. } if reason.contains("sick")))
+    };
+    let _ = s.step(Event::Joined { worker: "sick".to_string(), device: "cuda".to_string(), scope: Scope::Any }, secs(0));
     for _ in 0..=STRIKES {
         assert!(!dismissed(&fail(&mut s, "sick")), "there is no other");
     }
@@ -342,7 +389,7 @@ fn a_worker_that_fails_again_and_again_is_sent_away_unless_it_is_the_last() {
     assert!(dismissed(&fail(&mut s, "sick")));
     assert_eq!(s.workers().keys().collect::<Vec<_>>(), ["sound"]);
     // A commit wipes the slate clean.
-    let _ = s.step(Event::Joined { worker: "lucky".to_string(), device: "cuda".to_string() }, secs(2));
+    let _ = s.step(Event::Joined { worker: "lucky".to_string(), device: "cuda".to_string(), scope: Scope::Any }, secs(2));
     for round in 0..3 * STRIKES {
         let held = granted(&s.step(Event::WantsWork { worker: "lucky".to_string() }, secs(100 + 100 * u64::from(round)))).unwrap();
         let outcome = if round % STRIKES == STRIKES - 1 { Ok(finished(held.stage)) } else { failure(Cause::Bug) };
@@ -546,7 +593,7 @@ impl World {
     fn act(&mut self, act: Act) {
         match act {
             Act::Join(w) => {
-                self.apply(Event::Joined { worker: w.to_string(), device: String::new() });
+                self.apply(Event::Joined { worker: w.to_string(), device: String::new(), scope: Scope::Any });
                 self.apply(Event::WantsWork { worker: w.to_string() });
             }
             Act::Succeed(w) => {

@@ -11,7 +11,7 @@ use futures::StreamExt;
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::{Counts, role};
 use ip2p_pipeline::records::IndexRow;
-use ip2p_pipeline::task::{Cause, Failure, Finished, Progress};
+use ip2p_pipeline::task::{Cause, Failure, Finished, Progress, Scope};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -206,7 +206,8 @@ fn happens(scheduler: &mut Scheduler, screen: &mut Screen, event: Event, now: Du
 
 fn joins(scheduler: &mut Scheduler, screen: &mut Screen, worker: &str) {
     let worker = worker.to_string();
-    let _ = happens(scheduler, screen, Event::Joined { worker: worker.clone(), device: "cpu".to_string() }, Duration::ZERO);
+    let _ =
+        happens(scheduler, screen, Event::Joined { worker: worker.clone(), device: "cpu".to_string(), scope: Scope::Any }, Duration::ZERO);
     let _ = happens(scheduler, screen, Event::WantsWork { worker }, Duration::ZERO);
 }
 

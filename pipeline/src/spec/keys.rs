@@ -29,7 +29,8 @@ const DTYPES: &[(&str, Dtype)] = &[("auto", Dtype::Auto), ("f32", Dtype::F32), (
 const FORMATS: &[(&str, ShardFormat)] =
     &[("webdataset", ShardFormat::Webdataset), ("parquet", ShardFormat::Parquet), ("original", ShardFormat::Original)];
 const COLUMNS: &[(&str, ColumnProfile)] = &[("timbrooks", ColumnProfile::Timbrooks), ("diffusers", ColumnProfile::Diffusers)];
-const LAUNCHERS: &[(&str, Launcher)] = &[("local", Launcher::Local), ("external", Launcher::External)];
+const LAUNCHERS: &[(&str, Launcher)] =
+    &[("local", Launcher::Local), ("kubernetes", Launcher::Kubernetes), ("external", Launcher::External)];
 const DEVICES: &[(&str, Device)] = &[("auto", Device::Auto), ("cpu", Device::Cpu), ("cuda", Device::Cuda)];
 
 /// Quality is a key of its own and joined in [`pairs`].
@@ -221,8 +222,12 @@ fn split(s: &mut Section) -> Option<Split> {
 }
 
 fn run(s: &mut Section) -> Option<Run> {
-    let launcher =
-        s.default("launcher", "local", choice(LAUNCHERS), "Start workers on this machine, or wait for workers that connect by themselves.");
+    let launcher = s.default(
+        "launcher",
+        "local",
+        choice(LAUNCHERS),
+        "Start workers on this machine, as Jobs of a cluster, or wait for workers that connect by themselves.",
+    );
     let workers = s.default("workers", "1", integer(1, 10_000), "Worker processes.");
     let threads = s.optional("threads", integer(1, 1_024), "CPU threads per worker; the cores shared out evenly when left out.");
     let device = s.default("device", "auto", choice(DEVICES), "Where the models run; auto is a GPU if there is one.");
@@ -236,6 +241,8 @@ fn run(s: &mut Section) -> Option<Run> {
         s.default("chunk", "60s", duration("0s", "1day"), "Most work per worker that a kill can lose; 0s commits after every record.");
     let listen = s.default("listen", "127.0.0.1:0", address(), "Address the coordinator listens on.");
     let tls = s.section_if(false, "tls", "Encrypts the connections to `listen`: see security.md.", tls);
+    let doc = "The cluster's Jobs: see kubernetes.md; needed by `launcher: kubernetes` only.";
+    let kubernetes = s.section_if(launcher == Some(Launcher::Kubernetes), "kubernetes", doc, |s| kubernetes::kubernetes(s, workers));
     Some(Run {
         launcher: launcher?,
         workers: workers?,
@@ -248,6 +255,7 @@ fn run(s: &mut Section) -> Option<Run> {
         chunk: chunk?,
         listen: listen?,
         tls: tls?,
+        kubernetes: kubernetes?,
     })
 }
 

@@ -7,7 +7,9 @@ mod diagnostics;
 mod files;
 mod keys;
 mod kinds;
+mod kubernetes;
 mod load;
+mod objects;
 mod overrides;
 mod references;
 mod rules;
@@ -18,6 +20,7 @@ mod yaml;
 
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use files::{Disk, Files, Unchecked};
+pub use kubernetes::{Capacity, Jobs, Kubernetes, MOST_JOBS, PodTemplate, StageJobs};
 pub use load::reference;
 pub use section::{KeyDoc, Presence};
 
@@ -285,6 +288,9 @@ pub struct Run {
     /// How connections to that address are encrypted; plain text when `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
+    /// Needed by [`Launcher::Kubernetes`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<Kubernetes>,
 }
 
 /// Files of PEM by path: what is in them is read where it is used, and kept nowhere.
@@ -303,6 +309,8 @@ pub struct Tls {
 pub enum Launcher {
     /// Worker processes on this machine.
     Local,
+    /// Jobs of a cluster.
+    Kubernetes,
     /// Workers connect by themselves.
     External,
 }

@@ -61,6 +61,7 @@ impl Reader {
             place: Place::START,
             entries: entries.unwrap_or_default(),
             declared: Vec::new(),
+            repeats: false,
             muted,
         };
         let out = read(&mut section);
@@ -164,6 +165,8 @@ pub(super) struct Section<'r, 't> {
     place: Place,
     entries: &'t [Entry],
     declared: Vec<&'static str>,
+    /// Its keys are those of another map, and stay out of the reference.
+    repeats: bool,
     /// Declares its keys only: the map is absent and not needed, or its problem is already reported.
     muted: bool,
 }
@@ -208,7 +211,17 @@ impl<'t> Section<'_, 't> {
 
     /// A map of keys, read as an empty one when it is left out.
     pub(super) fn section<T>(&mut self, name: &'static str, doc: &'static str, read: impl FnOnce(&mut Section) -> T) -> T {
-        self.nested(name, doc, true, read).1
+        self.nested(name, doc, (true, false), read).1
+    }
+
+    /// A map with the keys of another, which the reference describes there.
+    pub(super) fn repeated<T>(&mut self, name: &'static str, doc: &'static str, read: impl FnOnce(&mut Section) -> T) -> T {
+        self.nested(name, doc, (true, true), read).1
+    }
+
+    /// Refuses what one of several keys has to say.
+    pub(super) fn refuse(&mut self, name: &'static str, message: &str) {
+        self.report(self.place, name, message.to_string());
     }
 
     /// A map of keys whose required keys are asked for when it is there or `needed`.
@@ -219,14 +232,20 @@ impl<'t> Section<'_, 't> {
         doc: &'static str,
         read: impl FnOnce(&mut Section) -> Option<T>,
     ) -> Option<Option<T>> {
-        match self.nested(name, doc, needed, read) {
+        match self.nested(name, doc, (needed, false), read) {
             (true, out) => out.map(Some),
             (false, _) => Some(None),
         }
     }
 
     /// Reads a map; says as well whether it counts.
-    fn nested<T>(&mut self, name: &'static str, doc: &'static str, needed: bool, read: impl FnOnce(&mut Section) -> T) -> (bool, T) {
+    fn nested<T>(
+        &mut self,
+        name: &'static str,
+        doc: &'static str,
+        (needed, repeats): (bool, bool),
+        read: impl FnOnce(&mut Section) -> T,
+    ) -> (bool, T) {
         self.declare(name, "a map".to_string(), Presence::Section, doc);
         let entry = self.find(name);
         let found = entry.map(|entry| entries(&entry.node));
@@ -240,8 +259,15 @@ impl<'t> Section<'_, 't> {
             self.reader.values.insert(path.clone(), Node { place, value });
         }
         let muted = self.muted || matches!(found, Some(None)) || (found.is_none() && !needed);
-        let mut child =
-            Section { reader: self.reader, path, place, entries: found.flatten().unwrap_or_default(), declared: Vec::new(), muted };
+        let mut child = Section {
+            reader: self.reader,
+            path,
+            place,
+            entries: found.flatten().unwrap_or_default(),
+            declared: Vec::new(),
+            repeats,
+            muted,
+        };
         let out = read(&mut child);
         child.finish();
         (found.is_some() || needed, out)
@@ -249,6 +275,9 @@ impl<'t> Section<'_, 't> {
 
     fn declare(&mut self, name: &'static str, expected: String, presence: Presence, doc: &'static str) {
         self.declared.push(name);
+        if self.repeats {
+            return;
+        }
         self.reader.keys.push(KeyDoc { path: join(&self.path, name), expected, presence, doc });
     }
 

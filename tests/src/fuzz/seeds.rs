@@ -123,7 +123,14 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
     let failure = Failure { cause: Cause::Resource, message: "no room".to_string() };
     let report = |outcome| v1::ReportRequest { worker: worker(), report: Some(Report { assignment, outcome }.into()) };
     let progress = Progress { assignment, done: 1, total: 3, units: 9, kept: 2 };
-    let register = v1::RegisterRequest { protocol: 2, version: "0.1.0".to_string(), worker: worker(), device: "cpu".to_string() };
+    let register = v1::RegisterRequest {
+        protocol: 5,
+        version: "0.1.0".to_string(),
+        worker: worker(),
+        device: "cpu".to_string(),
+        stages: vec!["pairs".to_string()],
+        only: Some(v1::register_request::Only::Wave(v1::WaveIndex { name: "ip2p-small-pairs-1".to_string(), index: 3 })),
+    };
     let welcome = v1::RegisterResponse {
         plan_json: serde_json::to_string(&plan()).expect("JSON"),
         store_url: "file:///out/small".to_string(),

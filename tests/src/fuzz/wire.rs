@@ -9,6 +9,7 @@ use prost::Message;
 pub fn messages(data: &[u8]) {
     if let Ok(request) = v1::RegisterRequest::decode(data) {
         assert!(ip2p_proto::one_line(request.device, 200).len() <= 200);
+        let _ = ip2p_proto::wanted(&request.stages, request.only);
     }
     if let Ok(response) = v1::RegisterResponse::decode(data) {
         let _ = ip2p_proto::stages(&response.open_stages);

@@ -3,7 +3,7 @@
 use super::process::Process;
 use async_trait::async_trait;
 use ip2p_coordinator::grpc::{HeartbeatAnswer, LeaseAnswer, Registered, Request};
-use ip2p_pipeline::task::{Failure, Progress, Report};
+use ip2p_pipeline::task::{Failure, Progress, Report, Scope};
 use ip2p_worker::link::{Answer, Link, Pulse, Unanswered, Welcome};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -68,7 +68,7 @@ impl Link for BadLink {
 
     async fn register(&self, name: &str) -> Result<Welcome, Unanswered> {
         let (worker, device) = (name.to_string(), "simulated".to_string());
-        let Registered { worker, open_stages } = self.ask(|reply| Request::Register { worker, device, reply }).await?;
+        let Registered { worker, open_stages } = self.ask(|reply| Request::Register { worker, device, scope: Scope::Any, reply }).await?;
         let plan = (*self.process.world.plan).clone();
         Ok(Welcome { worker, plan, store_url: "memory:///".to_string(), lease: self.lease, open_stages })
     }
@@ -90,7 +90,7 @@ impl Link for BadLink {
                 self.process.note(|| format!("got {} {} epoch {:x}", assignment.stage, assignment.partition, assignment.epoch));
                 Ok(Answer::Work(assignment))
             }
-            LeaseAnswer::Leave(why) => Ok(Answer::Leave(why)),
+            LeaseAnswer::Leave(parting, why) => Ok(Answer::Leave(parting, why)),
             LeaseAnswer::Unknown => Err(Unanswered::Unknown),
         }
     }

@@ -119,6 +119,7 @@ run: { launcher: external, workers: 3, threads: 2, device: cuda, retry: { attemp
         chunk: Duration::from_secs(120),
         listen: "0.0.0.0:7070".to_string(),
         tls: Some(Tls { cert: "c.pem".to_string(), key: "k.pem".to_string(), client_ca: None }),
+        kubernetes: None,
     };
     assert_eq!(spec.run, run);
 }

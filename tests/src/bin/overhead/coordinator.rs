@@ -58,7 +58,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     tokio::spawn(grpc::serve(listener, token, welcome, requests, std::future::pending()));
     let (view, _display) = watch::channel(View::default());
     let (_interrupt, interrupts) = mpsc::channel(1);
-    let driver = Driver::new(scheduler, inbox, Some(workers), &term, view, Digests::start(&store, &plan));
+    let driver = Driver::new(scheduler, inbox, Some(Box::new(workers)), &term, view, Digests::start(&store, &plan));
     let (ending, scheduler, _farewell) = tokio::spawn(driver.run(interrupts)).await?;
     if ending != Ending::Complete {
         bail!("the run is not complete: {ending:?}");
