@@ -3,7 +3,7 @@
 use crate::digest::Digests;
 use crate::grpc::{HeartbeatAnswer, LeaseAnswer, Registered, Request};
 use crate::launcher::{Demand, Launcher, Observed, Stopping};
-use crate::scheduler::{Command, Ending, Event, Notice, Scheduler, Stop};
+use crate::scheduler::{Command, Ending, Event, Notice, Scheduler, Stop, UNDELIVERED};
 use crate::term::Term;
 use crate::web::Screen;
 use ip2p_pipeline::task::Parting;
@@ -140,7 +140,7 @@ impl Driver {
             Request::Register { worker, device, scope, reply } => {
                 let name = self.scheduler.free_name(&worker);
                 if name != worker {
-                    tracing::warn!("two workers call themselves {worker}: the later one is {name} here");
+                    tracing::warn!("a worker that calls itself {worker} is registered already: this one is {name} here, until that one is forgotten");
                 }
                 tracing::info!(worker = name, device, "worker registered");
                 // The worker may be gone already; its lease then ends by silence.
@@ -187,7 +187,8 @@ impl Driver {
 
     /// Steps the scheduler until no command causes a further event.
     fn apply(&mut self, event: Event) -> Option<Ending> {
-        let mut events = vec![event];
+        let mut events = if matches!(event, Event::Tick) { self.hung_up() } else { Vec::new() };
+        events.push(event);
         let mut ending = None;
         while let Some(event) = events.pop() {
             self.on_screen(|screen| screen.event(&event));
@@ -223,6 +224,12 @@ impl Driver {
     /// False when the worker no longer waits.
     fn answer_lease(&mut self, worker: &str, answer: LeaseAnswer) -> bool {
         self.waiting_leases.remove(worker).is_some_and(|reply| reply.send(answer).is_ok())
+    }
+
+    /// Workers whose connection closed while they waited. One that only lost its way registers again.
+    fn hung_up(&mut self) -> Vec<Event> {
+        let gone = self.waiting_leases.extract_if(.., |_, reply| reply.is_closed());
+        gone.map(|(worker, _)| Event::Left { worker, why: UNDELIVERED.to_string() }).collect()
     }
 
     /// Workers of others that do not know yet that the run is over. Our own processes end with us.

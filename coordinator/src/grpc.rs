@@ -3,6 +3,7 @@
 
 use crate::door::{Door, Peer};
 use crate::waves::Waves;
+use ip2p_pipeline::ids::Fingerprint;
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::task::{Assignment, Failure, Finished, Parting, Progress, Report, Scope, Wanted};
@@ -61,6 +62,8 @@ pub struct Welcome {
 
 struct Service {
     welcome: Arc<Welcome>,
+    /// Names plan and store.
+    run: String,
     waves: Waves,
     driver: mpsc::Sender<Request>,
 }
@@ -77,7 +80,8 @@ pub async fn serve(
     let mut door = door.into();
     let welcome = welcome.into();
     let waves = Waves::new(welcome.store_url.clone(), welcome.plan.spec.store_options.clone());
-    let service = CoordinatorServer::new(Service { welcome, waves, driver })
+    let run = Fingerprint::of(&[&welcome.plan.fingerprint().to_string(), &welcome.store_url]).to_string();
+    let service = CoordinatorServer::new(Service { welcome, run, waves, driver })
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let mut server = tonic::transport::Server::builder()
@@ -126,6 +130,14 @@ impl Service {
         answer.await.map_err(|_| gone())
     }
 
+    /// What a worker of another run says is about other partitions: it must register first, and learn this plan.
+    fn same_run(&self, run: &str) -> Result<(), Status> {
+        match run == self.run {
+            true => Ok(()),
+            false => Err(Status::not_found("this coordinator has another plan or store: register again")),
+        }
+    }
+
     async fn take_report(&self, worker: String, Report { assignment, outcome }: Report) -> Result<bool, Status> {
         self.ask(|reply| Request::Report { worker, assignment, outcome, reply }).await
     }
@@ -164,21 +176,23 @@ impl Coordinator for Service {
         let plan_json = serde_json::to_string(&self.welcome.plan).map_err(|e| Status::internal(e.to_string()))?;
         let lease_millis = self.welcome.lease.as_millis() as u64;
         let open_stages = open_stages.iter().map(ToString::to_string).collect();
-        let store_url = self.welcome.store_url.clone();
-        Ok(Response::new(v1::RegisterResponse { plan_json, store_url, lease_millis, worker, open_stages }))
+        let (store_url, run) = (self.welcome.store_url.clone(), self.run.clone());
+        Ok(Response::new(v1::RegisterResponse { plan_json, store_url, lease_millis, worker, open_stages, run }))
     }
 
     async fn unfit(&self, call: Call<v1::UnfitRequest>) -> Result<Response<v1::UnfitResponse>, Status> {
-        let v1::UnfitRequest { worker, failed } = call.into_inner();
+        let v1::UnfitRequest { worker, failed, run } = call.into_inner();
         let worker = checked_name(worker)?;
+        self.same_run(&run)?;
         let failure = ip2p_proto::failed(failed)?;
         self.ask(|reply| Request::Unfit { worker, failure, reply }).await?;
         Ok(Response::new(v1::UnfitResponse {}))
     }
 
     async fn lease(&self, call: Call<v1::LeaseRequest>) -> Result<Response<v1::LeaseResponse>, Status> {
-        let v1::LeaseRequest { worker, report } = call.into_inner();
+        let v1::LeaseRequest { worker, report, run } = call.into_inner();
         let worker = checked_name(worker)?;
+        self.same_run(&run)?;
         if let Some(report) = report {
             self.take_report(worker.clone(), report.try_into()?).await?;
         }
@@ -191,16 +205,21 @@ impl Coordinator for Service {
     }
 
     async fn heartbeat(&self, call: Call<v1::HeartbeatRequest>) -> Result<Response<v1::HeartbeatResponse>, Status> {
-        let v1::HeartbeatRequest { worker, progress } = call.into_inner();
+        let v1::HeartbeatRequest { worker, progress, run } = call.into_inner();
         let worker = checked_name(worker)?;
         let progress = progress.map(Progress::try_from).transpose()?;
+        // It ends at its next chunk, and then registers again.
+        if self.same_run(&run).is_err() {
+            return Ok(Response::new(v1::HeartbeatResponse { keep_lease: false, drain: false }));
+        }
         let HeartbeatAnswer { keep_lease, drain } = self.ask(|reply| Request::Heartbeat { worker, progress, reply }).await?;
         Ok(Response::new(v1::HeartbeatResponse { keep_lease, drain }))
     }
 
     async fn report(&self, call: Call<v1::ReportRequest>) -> Result<Response<v1::ReportResponse>, Status> {
-        let v1::ReportRequest { worker, report } = call.into_inner();
+        let v1::ReportRequest { worker, report, run } = call.into_inner();
         let worker = checked_name(worker)?;
+        self.same_run(&run)?;
         let accepted = self.take_report(worker, ip2p_proto::report(report)?).await?;
         Ok(Response::new(v1::ReportResponse { accepted }))
     }

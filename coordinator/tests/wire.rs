@@ -147,7 +147,7 @@ async fn call_path(server: &Server, path: &'static str, token: &str) -> Status {
     let mut client = tonic::client::Grpc::new(channel);
     client.ready().await.unwrap();
     let codec = tonic_prost::ProstCodec::<v1::LeaseRequest, v1::LeaseResponse>::default();
-    let request = call(v1::LeaseRequest { worker: "w".to_string(), report: None }, token);
+    let request = call(v1::LeaseRequest { worker: "w".to_string(), ..Default::default() }, token);
     client.unary(request, path.parse().unwrap(), codec).await.map(drop).unwrap_err()
 }
 
@@ -223,7 +223,7 @@ async fn strangers_learn_nothing() {
     let mut answers = vec![
         known.register(call(large, "wrong")).await.map(drop).unwrap_err(),
         known.register(registration(1, "w")).await.map(drop).unwrap_err(),
-        known.lease(v1::LeaseRequest { worker: "w".to_string(), report: None }).await.map(drop).unwrap_err(),
+        known.lease(v1::LeaseRequest { worker: "w".to_string(), ..Default::default() }).await.map(drop).unwrap_err(),
     ];
     for path in ["/ip2p.v1.Coordinator/Lease", "/ip2p.v1.Coordinator/Nothing", "/no.Such/Service", "/"] {
         answers.push(call_path(&server, path, "").await);
@@ -272,6 +272,7 @@ async fn a_connection_without_the_token_is_closed_and_one_with_it_is_not() {
     let closed = tokio::time::timeout(20 * PATIENCE, silent.read_to_end(&mut rest)).await;
     assert!(closed.is_ok(), "a silent connection stays open");
     let mut worker = client(&server).await;
+    let run = worker.register(call(registration(PROTOCOL, SLOW), TOKEN)).await.unwrap().into_inner().run;
     // Takes twice as long as a stranger has.
-    worker.lease(call(v1::LeaseRequest { worker: SLOW.to_string(), report: None }, TOKEN)).await.unwrap();
+    worker.lease(call(v1::LeaseRequest { worker: SLOW.to_string(), report: None, run }, TOKEN)).await.unwrap();
 }

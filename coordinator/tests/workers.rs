@@ -33,6 +33,7 @@ struct Coordinator {
     dir: tempfile::TempDir,
     address: String,
     ending: JoinHandle<Ending>,
+    view: watch::Receiver<View>,
     _stop: oneshot::Sender<()>,
     _interrupts: mpsc::Sender<()>,
 }
@@ -92,11 +93,11 @@ async fn start(change: impl FnOnce(&mut Welcome)) -> Coordinator {
     };
     tokio::spawn(grpc::serve(listener, TOKEN.to_string(), welcome, requests, shutdown));
     let term = Term::take(&store).await.unwrap();
-    let (view, _) = watch::channel(View::default());
+    let (view, shown) = watch::channel(View::default());
     let driver = Driver::new(scheduler(term.number), inbox, None, &term, view, Digests::start(&store, &plan));
     let (interrupts, interrupted) = mpsc::channel(1);
     let ending = tokio::spawn(async move { driver.run(interrupted).await.0 });
-    Coordinator { dir, address, ending, _stop: stop, _interrupts: interrupts }
+    Coordinator { dir, address, ending, view: shown, _stop: stop, _interrupts: interrupts }
 }
 
 fn call<T>(message: T) -> Request<T> {
@@ -105,8 +106,14 @@ fn call<T>(message: T) -> Request<T> {
     request
 }
 
-/// A worker by hand, as far as its first assignment.
-async fn enter(coordinator: &Coordinator, name: &str) -> (String, v1::Assignment) {
+/// A worker that is registered.
+struct Known {
+    worker: String,
+    run: String,
+}
+
+/// Registers a worker by hand.
+async fn register(coordinator: &Coordinator, name: &str) -> Known {
     let mut client = CoordinatorClient::connect(coordinator.address.clone()).await.unwrap();
     let request = v1::RegisterRequest {
         protocol: PROTOCOL,
@@ -117,23 +124,29 @@ async fn enter(coordinator: &Coordinator, name: &str) -> (String, v1::Assignment
     };
     let welcome = client.register(call(request)).await.unwrap().into_inner();
     assert_eq!(welcome.open_stages, ["prompts", "pairs", "filter", "index", "shards"]);
-    let assignment = lease(coordinator, &welcome.worker, None).await;
-    (welcome.worker, assignment)
+    Known { worker: welcome.worker, run: welcome.run }
 }
 
-async fn lease(coordinator: &Coordinator, worker: &str, report: Option<Report>) -> v1::Assignment {
+/// A worker by hand, as far as its first assignment.
+async fn enter(coordinator: &Coordinator, name: &str) -> (Known, v1::Assignment) {
+    let known = register(coordinator, name).await;
+    let assignment = lease(coordinator, &known, None).await;
+    (known, assignment)
+}
+
+async fn lease(coordinator: &Coordinator, known: &Known, report: Option<Report>) -> v1::Assignment {
     let mut client = CoordinatorClient::connect(coordinator.address.clone()).await.unwrap();
-    let request = v1::LeaseRequest { worker: worker.to_string(), report: report.map(Into::into) };
+    let request = v1::LeaseRequest { worker: known.worker.clone(), report: report.map(Into::into), run: known.run.clone() };
     match client.lease(call(request)).await.unwrap().into_inner().answer {
         Some(v1::lease_response::Answer::Assignment(assignment)) => assignment,
         other => panic!("{other:?}"),
     }
 }
 
-async fn keeps_lease(coordinator: &Coordinator, worker: &str, assignment: &v1::Assignment) -> bool {
+async fn keeps_lease(coordinator: &Coordinator, known: &Known, assignment: &v1::Assignment) -> bool {
     let mut client = CoordinatorClient::connect(coordinator.address.clone()).await.unwrap();
     let progress = v1::Progress { assignment: Some(assignment.clone()), done: 0, total: 1, units: 0, kept: 0 };
-    let request = v1::HeartbeatRequest { worker: worker.to_string(), progress: Some(progress) };
+    let request = v1::HeartbeatRequest { worker: known.worker.clone(), progress: Some(progress), run: known.run.clone() };
     client.heartbeat(call(request)).await.unwrap().into_inner().keep_lease
 }
 
@@ -149,12 +162,27 @@ async fn two_workers_of_one_name_keep_their_own_leases() {
     let coordinator = start(|_| {}).await;
     let (first, held) = enter(&coordinator, "gpu").await;
     let (second, other) = enter(&coordinator, "gpu").await;
-    assert_eq!((first.as_str(), second.as_str()), ("gpu", "gpu~2"));
+    assert_eq!((first.worker.as_str(), second.worker.as_str()), ("gpu", "gpu~2"));
     let partition = |a: &v1::Assignment| Assignment::try_from(a.clone()).unwrap().partition;
     assert_ne!(partition(&held), partition(&other));
     assert!(keeps_lease(&coordinator, &first, &held).await);
     assert!(keeps_lease(&coordinator, &second, &other).await);
     assert!(!keeps_lease(&coordinator, &first, &other).await);
+}
+
+#[tokio::test]
+async fn a_worker_that_hangs_up_while_it_waits_is_forgotten_at_once() {
+    let coordinator = start(|_| {}).await;
+    let (_first, _second) = (enter(&coordinator, "gpu-1").await, enter(&coordinator, "gpu-2").await);
+    // Nothing is left for the third: it waits.
+    let third = register(&coordinator, "gpu-3").await;
+    let mut client = CoordinatorClient::connect(coordinator.address.clone()).await.unwrap();
+    let waits = client.lease(call(v1::LeaseRequest { worker: third.worker, report: None, run: third.run }));
+    assert!(tokio::time::timeout(Duration::from_millis(500), waits).await.is_err(), "there was work for three");
+    let mut view = coordinator.view.clone();
+    let shown = tokio::time::timeout(Duration::from_secs(10), view.wait_for(|view| view.workers.len() == 2)).await;
+    assert!(shown.is_ok(), "it is still shown");
+    assert_eq!(register(&coordinator, "gpu-3").await.worker, "gpu-3", "its name is free again");
 }
 
 #[tokio::test]
@@ -173,6 +201,31 @@ async fn a_report_comes_with_the_request_for_more() {
     assert_eq!([&first, &second, &third].map(place), ["prompts", "pairs", "filter"].map(|stage| (stage.to_string(), 0)));
     // The answer may have been lost on the way: the same report once more changes nothing.
     assert_ne!(place(&lease(&coordinator, &worker, report(&second)).await), place(&second));
+}
+
+#[tokio::test]
+async fn what_a_worker_of_another_run_says_counts_nothing() {
+    let coordinator = start(|_| {}).await;
+    let (known, held) = enter(&coordinator, "gpu").await;
+    let leftover = Known { worker: known.worker.clone(), run: "of another plan".to_string() };
+    assert!(!keeps_lease(&coordinator, &leftover, &held).await);
+    let assignment = Assignment::try_from(held.clone()).unwrap();
+    let report = Some(Report { assignment, outcome: Ok(Finished::default()) }.into());
+    let mut client = CoordinatorClient::connect(coordinator.address.clone()).await.unwrap();
+    let asked = v1::LeaseRequest { worker: leftover.worker.clone(), report, run: leftover.run.clone() };
+    let told = v1::ReportRequest { worker: leftover.worker.clone(), report: asked.report.clone(), run: leftover.run.clone() };
+    let failed = Some(Failure { cause: Cause::BadInput, message: "no such model".to_string() }.into());
+    let unfit = v1::UnfitRequest { worker: leftover.worker, failed, run: leftover.run };
+    let answers = [
+        client.lease(call(asked)).await.map(drop).unwrap_err(),
+        client.report(call(told)).await.map(drop).unwrap_err(),
+        client.unfit(call(unfit)).await.map(drop).unwrap_err(),
+    ];
+    for status in answers {
+        assert_eq!(status.code(), tonic::Code::NotFound);
+        assert!(status.message().contains("register again"), "{status:?}");
+    }
+    assert!(keeps_lease(&coordinator, &known, &held).await, "the worker of this run goes on");
 }
 
 #[tokio::test]

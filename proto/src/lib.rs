@@ -11,7 +11,7 @@ pub mod v1 {
 }
 
 /// Raised on every incompatible change of the protocol.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 /// Largest message accepted, in bytes; a plan is the largest one sent.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;

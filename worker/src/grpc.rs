@@ -105,6 +105,11 @@ fn nonsense(problem: impl std::fmt::Display) -> Unanswered {
     Unanswered::Refused(format!("it sent an answer that this worker cannot read: {problem}"))
 }
 
+/// Who speaks, and of which run.
+fn speaker(welcome: &Welcome) -> (String, String) {
+    (welcome.worker.clone(), welcome.run.clone())
+}
+
 #[async_trait]
 impl Link for GrpcLink {
     fn place(&self) -> &str {
@@ -131,12 +136,14 @@ impl Link for GrpcLink {
             open_stages: ip2p_proto::stages(&welcome.open_stages).map_err(nonsense)?,
             lease: Duration::from_millis(welcome.lease_millis),
             worker: welcome.worker,
+            run: welcome.run,
             store_url: welcome.store_url,
         })
     }
 
-    async fn lease(&self, worker: &str, report: Option<Report>) -> Result<Answer, Unanswered> {
-        let request = v1::LeaseRequest { worker: worker.to_string(), report: report.map(Into::into) };
+    async fn lease(&self, welcome: &Welcome, report: Option<Report>) -> Result<Answer, Unanswered> {
+        let (worker, run) = speaker(welcome);
+        let request = v1::LeaseRequest { worker, report: report.map(Into::into), run };
         match self.client.clone().lease(request).await?.into_inner().answer {
             Some(v1::lease_response::Answer::Assignment(wire)) => Assignment::try_from(wire).map(Answer::Work).map_err(nonsense),
             Some(v1::lease_response::Answer::Leave(leave)) => {
@@ -146,21 +153,24 @@ impl Link for GrpcLink {
         }
     }
 
-    async fn heartbeat(&self, worker: &str, progress: Option<Progress>, timeout: Duration) -> Result<Pulse, Unanswered> {
-        let mut request = Request::new(v1::HeartbeatRequest { worker: worker.to_string(), progress: progress.map(Into::into) });
+    async fn heartbeat(&self, welcome: &Welcome, progress: Option<Progress>, timeout: Duration) -> Result<Pulse, Unanswered> {
+        let (worker, run) = speaker(welcome);
+        let mut request = Request::new(v1::HeartbeatRequest { worker, progress: progress.map(Into::into), run });
         request.set_timeout(timeout);
         let answer = self.client.clone().heartbeat(request).await?.into_inner();
         Ok(Pulse { keep_lease: answer.keep_lease, drain: answer.drain })
     }
 
-    async fn report(&self, worker: &str, report: Report) -> Result<(), Unanswered> {
-        let request = v1::ReportRequest { worker: worker.to_string(), report: Some(report.into()) };
+    async fn report(&self, welcome: &Welcome, report: Report) -> Result<(), Unanswered> {
+        let (worker, run) = speaker(welcome);
+        let request = v1::ReportRequest { worker, report: Some(report.into()), run };
         self.client.clone().report(request).await?;
         Ok(())
     }
 
-    async fn unfit(&self, worker: &str, failure: Failure) -> Result<(), Unanswered> {
-        let request = v1::UnfitRequest { worker: worker.to_string(), failed: Some(failure.into()) };
+    async fn unfit(&self, welcome: &Welcome, failure: Failure) -> Result<(), Unanswered> {
+        let (worker, run) = speaker(welcome);
+        let request = v1::UnfitRequest { worker, failed: Some(failure.into()), run };
         self.client.clone().unfit(request).await?;
         Ok(())
     }

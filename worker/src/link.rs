@@ -11,6 +11,8 @@ use std::time::Duration;
 pub struct Welcome {
     /// What the coordinator calls this worker.
     pub worker: String,
+    /// Names plan and store: what the worker says later is about them.
+    pub run: String,
     pub plan: Plan,
     /// URL of the run's prefix in the object store.
     pub store_url: String,
@@ -40,7 +42,7 @@ pub struct Pulse {
 /// Why a call has no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unanswered {
-    /// The coordinator is there but does not know this worker: register again.
+    /// The coordinator is there but does not know this worker, or has another run: register again.
     Unknown,
     /// Nobody is there, or the answer was lost; a later call may be answered.
     Silent(String),
@@ -56,11 +58,11 @@ pub trait Link: Send + Sync {
     /// Proposes `name`; the coordinator gives a second worker of this name another one.
     async fn register(&self, name: &str) -> Result<Welcome, Unanswered>;
     /// Says how the last attempt ended; waits until there is work, or none will come.
-    async fn lease(&self, worker: &str, report: Option<Report>) -> Result<Answer, Unanswered>;
+    async fn lease(&self, welcome: &Welcome, report: Option<Report>) -> Result<Answer, Unanswered>;
     /// Answers within `timeout`, or not at all.
-    async fn heartbeat(&self, worker: &str, progress: Option<Progress>, timeout: Duration) -> Result<Pulse, Unanswered>;
+    async fn heartbeat(&self, welcome: &Welcome, progress: Option<Progress>, timeout: Duration) -> Result<Pulse, Unanswered>;
     /// Says how the last attempt ended, without asking for more.
-    async fn report(&self, worker: &str, report: Report) -> Result<(), Unanswered>;
+    async fn report(&self, welcome: &Welcome, report: Report) -> Result<(), Unanswered>;
     /// Says that the worker cannot work at all, and why.
-    async fn unfit(&self, worker: &str, failure: Failure) -> Result<(), Unanswered>;
+    async fn unfit(&self, welcome: &Welcome, failure: Failure) -> Result<(), Unanswered>;
 }

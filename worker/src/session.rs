@@ -59,7 +59,7 @@ pub async fn run<L: Link, A: Attempts>(
         };
         let attempts = match attempts {
             Ok(attempts) => attempts,
-            Err(f) => return Err(tell_unfit(link, &welcome.worker, f).await),
+            Err(f) => return Err(tell_unfit(link, &welcome, f).await),
         };
         let session = Session { link, name, welcome, attempts, leave: leave.clone() };
         match session.serve().await? {
@@ -80,7 +80,7 @@ async fn while_known<L: Link, T>(link: &L, welcome: &Welcome, loading: impl Futu
         loop {
             beat.tick().await;
             // Whoever is forgotten all the same registers again when it asks for work.
-            let _ = link.heartbeat(&welcome.worker, None, welcome.lease / 3).await;
+            let _ = link.heartbeat(welcome, None, welcome.lease / 3).await;
         }
     };
     let never: Infallible = tokio::select! {
@@ -92,9 +92,9 @@ async fn while_known<L: Link, T>(link: &L, welcome: &Welcome, loading: impl Futu
 }
 
 /// Tells the coordinator what no new try can mend; hands the failure on.
-async fn tell_unfit<L: Link>(link: &L, worker: &str, f: Failure) -> Failure {
+async fn tell_unfit<L: Link>(link: &L, welcome: &Welcome, f: Failure) -> Failure {
     if matches!(f.cause, Cause::BadInput | Cause::Resource)
-        && let Err(lost) = link.unfit(worker, f.clone()).await
+        && let Err(lost) = link.unfit(welcome, f.clone()).await
     {
         tracing::warn!("the coordinator could not be told: {}", unanswered(link, lost).message);
     }
@@ -104,7 +104,7 @@ async fn tell_unfit<L: Link>(link: &L, worker: &str, f: Failure) -> Failure {
 async fn register<L: Link>(link: &L, name: &str) -> Result<Welcome, Unanswered> {
     let welcome = link.register(name).await?;
     if welcome.worker != name {
-        tracing::warn!("another worker calls itself {name}: this one is {} from now on", welcome.worker);
+        tracing::warn!("the coordinator knows a worker {name} already, perhaps an earlier start: this one is {} from now on", welcome.worker);
     }
     Ok(welcome)
 }
@@ -152,7 +152,7 @@ impl<L: Link, A: Attempts> Session<'_, L, A> {
                     self.last_word(report).await;
                     return Ok(Next::End(Ended::Left));
                 }
-                answer = self.link.lease(&self.welcome.worker, report.clone()) => answer,
+                answer = self.link.lease(&self.welcome, report.clone()) => answer,
             };
             match answer {
                 Ok(Answer::Work(assignment)) => {
@@ -245,7 +245,7 @@ impl<L: Link, A: Attempts> Session<'_, L, A> {
         let mut last_answer = Instant::now();
         while last_answer.elapsed() < lease {
             beat.tick().await;
-            if let Ok(pulse) = self.link.heartbeat(&self.welcome.worker, Some(control.progress(assignment)), lease / 3).await {
+            if let Ok(pulse) = self.link.heartbeat(&self.welcome, Some(control.progress(assignment)), lease / 3).await {
                 last_answer = Instant::now();
                 if !pulse.keep_lease && !planted::has(Defect::FencingOff) {
                     control.lose();
@@ -261,7 +261,7 @@ impl<L: Link, A: Attempts> Session<'_, L, A> {
     /// committed is in the store.
     async fn last_word(&self, report: Option<Report>) {
         let Some(report) = report else { return };
-        let send = || self.link.report(&self.welcome.worker, report.clone());
+        let send = || self.link.report(&self.welcome, report.clone());
         let sent = send.retry(ExponentialBuilder::default().with_max_times(5)).when(|lost| matches!(lost, Unanswered::Silent(_)));
         // A coordinator that has gone away holds up nobody who leaves.
         if let Ok(Err(lost)) = timeout(LAST_WORD, sent).await {
@@ -321,7 +321,7 @@ mod tests {
             Ok(self.welcome.clone())
         }
 
-        async fn lease(&self, _: &str, report: Option<Report>) -> Result<Answer, Unanswered> {
+        async fn lease(&self, _: &Welcome, report: Option<Report>) -> Result<Answer, Unanswered> {
             let mut calls = self.calls.lock().unwrap();
             calls.push((Instant::now(), report.is_some()));
             match (calls.len(), report) {
@@ -331,15 +331,15 @@ mod tests {
             }
         }
 
-        async fn heartbeat(&self, _: &str, _: Option<Progress>, _: Duration) -> Result<Pulse, Unanswered> {
+        async fn heartbeat(&self, _: &Welcome, _: Option<Progress>, _: Duration) -> Result<Pulse, Unanswered> {
             Ok(Pulse { keep_lease: true, drain: false })
         }
 
-        async fn report(&self, _: &str, _: Report) -> Result<(), Unanswered> {
+        async fn report(&self, _: &Welcome, _: Report) -> Result<(), Unanswered> {
             Ok(())
         }
 
-        async fn unfit(&self, _: &str, _: Failure) -> Result<(), Unanswered> {
+        async fn unfit(&self, _: &Welcome, _: Failure) -> Result<(), Unanswered> {
             Ok(())
         }
     }
@@ -362,6 +362,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let welcome = Welcome {
             worker: "w".to_string(),
+            run: "r".to_string(),
             plan: testing::plan(dir.path()),
             store_url: "memory:///".to_string(),
             lease: Duration::from_secs(30),

@@ -118,13 +118,14 @@ fn manifests() -> Vec<(&'static str, bytes::Bytes)> {
 fn messages() -> Vec<(&'static str, Vec<u8>)> {
     let assignment = Assignment { stage: Stage::Pairs, partition: 2, epoch: 1 << 32 | 4, failures: 1 };
     let worker = || "gpu-1".to_string();
+    let run = || "0123456789ab".to_string();
     let counts = Counts { expected: 9, output: 4, rejected: [("clip_text".to_string(), 5)].into(), quarantined: 0 };
     let finished = Finished { counts, seconds: 2.5, figures: [("tokens".to_string(), 12.0)].into() };
     let failure = Failure { cause: Cause::Resource, message: "no room".to_string() };
-    let report = |outcome| v1::ReportRequest { worker: worker(), report: Some(Report { assignment, outcome }.into()) };
+    let report = |outcome| v1::ReportRequest { worker: worker(), report: Some(Report { assignment, outcome }.into()), run: run() };
     let progress = Progress { assignment, done: 1, total: 3, units: 9, kept: 2 };
     let register = v1::RegisterRequest {
-        protocol: 5,
+        protocol: ip2p_proto::PROTOCOL,
         version: "0.1.0".to_string(),
         worker: worker(),
         device: "cpu".to_string(),
@@ -137,17 +138,18 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
         lease_millis: 30_000,
         worker: worker(),
         open_stages: vec!["pairs".to_string(), "filter".to_string()],
+        run: run(),
     };
     let lease = v1::LeaseResponse { answer: Some(v1::lease_response::Answer::Assignment(assignment.into())) };
     vec![
         ("register", register.encode_to_vec()),
         ("welcome", welcome.encode_to_vec()),
         ("lease", lease.encode_to_vec()),
-        ("ask", v1::LeaseRequest { worker: worker(), report: report(Ok(finished.clone())).report }.encode_to_vec()),
-        ("heartbeat", v1::HeartbeatRequest { worker: worker(), progress: Some(progress.into()) }.encode_to_vec()),
+        ("ask", v1::LeaseRequest { worker: worker(), report: report(Ok(finished.clone())).report, run: run() }.encode_to_vec()),
+        ("heartbeat", v1::HeartbeatRequest { worker: worker(), progress: Some(progress.into()), run: run() }.encode_to_vec()),
         ("done", report(Ok(finished)).encode_to_vec()),
         ("failed", report(Err(failure.clone())).encode_to_vec()),
-        ("unfit", v1::UnfitRequest { worker: worker(), failed: Some(failure.into()) }.encode_to_vec()),
+        ("unfit", v1::UnfitRequest { worker: worker(), failed: Some(failure.into()), run: run() }.encode_to_vec()),
     ]
 }
 

@@ -70,16 +70,16 @@ impl Link for BadLink {
         let (worker, device) = (name.to_string(), "simulated".to_string());
         let Registered { worker, open_stages } = self.ask(|reply| Request::Register { worker, device, scope: Scope::Any, reply }).await?;
         let plan = (*self.process.world.plan).clone();
-        Ok(Welcome { worker, plan, store_url: "memory:///".to_string(), lease: self.lease, open_stages })
+        Ok(Welcome { worker, run: "simulated".to_string(), plan, store_url: "memory:///".to_string(), lease: self.lease, open_stages })
     }
 
-    async fn lease(&self, worker: &str, report: Option<Report>) -> Result<Answer, Unanswered> {
+    async fn lease(&self, welcome: &Welcome, report: Option<Report>) -> Result<Answer, Unanswered> {
         // One call, but here each half of it may be lost.
         if let Some(report) = report {
-            self.report(worker, report).await?;
+            self.report(welcome, report).await?;
         }
         let world = self.process.world.clone();
-        let worker = worker.to_string();
+        let worker = welcome.worker.clone();
         let observe = |answer: &LeaseAnswer| {
             if let LeaseAnswer::Work(assignment) = answer {
                 world.granted(*assignment);
@@ -95,8 +95,8 @@ impl Link for BadLink {
         }
     }
 
-    async fn heartbeat(&self, worker: &str, progress: Option<Progress>, timeout: Duration) -> Result<Pulse, Unanswered> {
-        let worker = worker.to_string();
+    async fn heartbeat(&self, welcome: &Welcome, progress: Option<Progress>, timeout: Duration) -> Result<Pulse, Unanswered> {
+        let worker = welcome.worker.clone();
         let answer = self.ask(|reply| Request::Heartbeat { worker, progress, reply });
         let HeartbeatAnswer { keep_lease, drain } = tokio::time::timeout(timeout, answer).await.map_err(|_| silent("timed out"))??;
         if let Some(progress) = progress.filter(|_| !keep_lease) {
@@ -105,17 +105,17 @@ impl Link for BadLink {
         Ok(Pulse { keep_lease, drain })
     }
 
-    async fn report(&self, worker: &str, Report { assignment, outcome }: Report) -> Result<(), Unanswered> {
+    async fn report(&self, welcome: &Welcome, Report { assignment, outcome }: Report) -> Result<(), Unanswered> {
         match &outcome {
             Ok(_) => self.process.world.reported_done(assignment),
             Err(f) => self.process.note(|| format!("failed {} {}: {}", assignment.stage, assignment.partition, f.message)),
         }
-        let worker = worker.to_string();
+        let worker = welcome.worker.clone();
         self.ask(|reply| Request::Report { worker, assignment, outcome, reply }).await.map(drop)
     }
 
-    async fn unfit(&self, worker: &str, failure: Failure) -> Result<(), Unanswered> {
-        let worker = worker.to_string();
+    async fn unfit(&self, welcome: &Welcome, failure: Failure) -> Result<(), Unanswered> {
+        let worker = welcome.worker.clone();
         self.ask(|reply| Request::Unfit { worker, failure, reply }).await
     }
 }
