@@ -2,8 +2,10 @@
 //! partitions starts in seconds.
 //!
 //! They are a cache and prove nothing: a partition is committed while its manifest is listed, and a manifest that no
-//! digest knows is read. Nothing is lost when they are.
+//! digest knows is read. A digest knows a manifest in one version, by the length and mark that the store lists it with: of
+//! one that was deleted and made anew, or altered, it knows nothing. Nothing is lost when digests are.
 
+use crate::listing::{self, Version};
 use futures::{StreamExt, TryStreamExt};
 use ip2p_pipeline::layout::{Stage, StageDir};
 use ip2p_pipeline::plan::Plan;
@@ -15,17 +17,32 @@ use std::collections::HashMap;
 use tokio::sync::mpsc;
 
 /// Partitions in a digest: reading so many manifests one by one takes a second or so.
-const PARTITIONS: usize = 1000;
-/// Digests read at the same time.
+pub const PARTITIONS: usize = 1000;
+/// Digests read, or manifests looked at, at the same time.
 const READS: usize = 16;
+
+/// What one version of a partition's manifest says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Known {
+    pub partition: u32,
+    pub manifest: Version,
+    pub finished: Finished,
+}
 
 #[derive(Default, Serialize, Deserialize)]
 struct Digest {
-    committed: Vec<(u32, Finished)>,
+    /// Earlier versions of this program did not say of which manifests they spoke: they know nothing.
+    #[serde(default)]
+    known: Vec<Known>,
 }
 
-/// What the digests of a stage know. One that cannot be read knows nothing.
-pub async fn read(store: &Store, dir: &StageDir) -> Result<HashMap<u32, Finished>> {
+/// Whether a stage has digests: those of many partitions.
+pub fn are_of(stage: Stage) -> bool {
+    matches!(stage, Stage::Prompts | Stage::Pairs | Stage::Filter)
+}
+
+/// What the digests of a stage know of its manifests as they are `listed`. One that cannot be read knows nothing.
+pub async fn read(store: &Store, dir: &StageDir, listed: &HashMap<u32, Version>) -> Result<HashMap<u32, Finished>> {
     let keys = store.list(&dir.digests()).await?;
     let read = |(key, _): (String, u64)| async move {
         let Some(bytes) = store.get(&key).await? else { return Ok::<_, Error>(Digest::default()) };
@@ -35,16 +52,15 @@ pub async fn read(store: &Store, dir: &StageDir) -> Result<HashMap<u32, Finished
         }))
     };
     let digests: Vec<Digest> = futures::stream::iter(keys).map(read).buffered(READS).try_collect().await?;
-    Ok(digests.into_iter().flat_map(|digest| digest.committed).collect())
+    let known = digests.into_iter().flat_map(|digest| digest.known);
+    let valid = known.filter(|known| listed.get(&known.partition) == Some(&known.manifest));
+    Ok(valid.map(|known| (known.partition, known.finished)).collect())
 }
 
-/// Writes a digest if there are enough partitions for one.
-pub async fn write(store: &Store, dir: &StageDir, committed: &[(u32, Finished)]) {
-    if committed.len() < PARTITIONS {
-        return;
-    }
+/// Writes a digest.
+pub async fn write(store: &Store, dir: &StageDir, known: Vec<Known>) {
     let write = async || {
-        let bytes = commit::encode(&Digest { committed: committed.to_vec() })?;
+        let bytes = commit::encode(&Digest { known })?;
         // Named by its content: whoever writes the same writes it again.
         let name = blake3::hash(&bytes).to_hex();
         store.put(&dir.digest(&name.as_str()[..16]), bytes).await
@@ -52,6 +68,17 @@ pub async fn write(store: &Store, dir: &StageDir, committed: &[(u32, Finished)])
     if let Err(e) = write().await {
         tracing::warn!("a digest could not be written, so the next start will take longer: {e}");
     }
+}
+
+/// Writes a digest of partitions that were just committed.
+pub async fn write_committed(store: &Store, dir: StageDir, committed: Vec<(u32, Finished)>) {
+    let known = |(partition, finished): (u32, Finished)| async move {
+        // One that cannot be seen now is read by the next start.
+        let manifest = listing::version(store, &dir.manifest(partition)).await.ok()??;
+        Some(Known { partition, manifest, finished })
+    };
+    let known: Vec<Option<Known>> = futures::stream::iter(committed).map(known).buffered(READS).collect().await;
+    write(store, &dir, known.into_iter().flatten().collect()).await;
 }
 
 /// Gathers commits and writes a digest of every thousand, apart from the driver, which must not wait for the store.
@@ -67,7 +94,7 @@ impl Digests {
                 let of_stage = gathered.entry(stage).or_default();
                 of_stage.push((partition, finished));
                 if of_stage.len() >= PARTITIONS {
-                    write(&store, &plan.dir(stage), &std::mem::take(of_stage)).await;
+                    write_committed(&store, plan.dir(stage), std::mem::take(of_stage)).await;
                 }
             }
         });
@@ -75,7 +102,9 @@ impl Digests {
     }
 
     pub fn record(&self, assignment: Assignment, finished: &Finished) {
-        // The task ends with the program.
-        let _ = self.0.send((assignment.stage, assignment.partition, finished.clone()));
+        if are_of(assignment.stage) {
+            // The task ends with the program.
+            let _ = self.0.send((assignment.stage, assignment.partition, finished.clone()));
+        }
     }
 }

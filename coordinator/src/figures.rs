@@ -4,8 +4,7 @@ use crate::prepare;
 use crate::scheduler::{Recovered, Scheduler, StageState};
 use ip2p_pipeline::Result;
 use ip2p_pipeline::layout::Stage;
-use ip2p_pipeline::manifest::Counts;
-use ip2p_pipeline::manifest::SHARDS_FIGURE;
+use ip2p_pipeline::manifest::{Counts, PartitionManifest, SHARDS_FIGURE};
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::store::Store;
 use serde::{Deserialize, Serialize};
@@ -26,6 +25,28 @@ pub struct StageFigures {
 }
 
 impl StageFigures {
+    /// Figures of no partition.
+    pub(crate) fn none(stage: Stage) -> Self {
+        let (counts, figures) = (Counts::default(), BTreeMap::new());
+        StageFigures { stage, committed: 0, partitions: None, counts, seconds: 0.0, figures }
+    }
+
+    /// Figures of one committed partition.
+    pub(crate) fn of(manifest: &PartitionManifest) -> Self {
+        let (stage, counts, figures) = (manifest.stage, manifest.counts(), manifest.figures());
+        StageFigures { stage, committed: 1, partitions: None, counts, seconds: manifest.seconds(), figures }
+    }
+
+    /// Adds the figures of other partitions.
+    pub(crate) fn add(&mut self, other: &StageFigures) {
+        self.committed += other.committed;
+        self.counts.add(&other.counts);
+        self.seconds += other.seconds;
+        for (name, value) in &other.figures {
+            *self.figures.entry(name.clone()).or_default() += value;
+        }
+    }
+
     pub fn complete(&self) -> bool {
         self.partitions == Some(self.committed)
     }

@@ -10,7 +10,7 @@ use ip2p_pipeline::corpus::CorpusManifest;
 use ip2p_pipeline::formats::ShardStats;
 use ip2p_pipeline::formats::card::{DatasetCard, README_PATH, STATS_PATH};
 use ip2p_pipeline::layout::{self, Stage};
-use ip2p_pipeline::manifest::PartitionManifest;
+use ip2p_pipeline::manifest::{PartitionManifest, role};
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::shard_plan::SplitName;
 use ip2p_pipeline::store::Store;
@@ -21,7 +21,7 @@ use std::time::Duration;
 /// that is not is made again.
 pub async fn finished_summary(store: &Store, plan: &Plan) -> Result<Option<Summary>> {
     let summary: Option<Summary> = commit::read(store, layout::SUMMARY).await?;
-    let Some(summary) = summary.filter(|summary| summary.complete && summary.plan == plan.fingerprint()) else { return Ok(None) };
+    let Some(mut summary) = summary.filter(|summary| summary.complete && summary.plan == plan.fingerprint()) else { return Ok(None) };
     let shards = prepare::manifests(store, plan.dir(Stage::Shards)).await?;
     let files = Files::list(store, &plan.dir(Stage::Shards)).await?;
     let committed = summary.stage(Stage::Shards).is_some_and(|stage| stage.committed as usize == shards.len());
@@ -31,7 +31,7 @@ pub async fn finished_summary(store: &Store, plan: &Plan) -> Result<Option<Summa
         return Ok(None);
     }
     if store.get(layout::REPORT).await?.is_none() {
-        report::write(store, plan, &summary).await?;
+        write_report(store, plan, &mut summary).await?;
     }
     Ok(Some(summary))
 }
@@ -49,9 +49,7 @@ pub async fn finish(
     let reasons = summary.add_reasons(store, plan).await;
     if summary.complete {
         reasons?;
-        write_card(store, plan, &summary).await?;
-        report::write(store, plan, &summary).await?;
-        store.put(layout::SUMMARY, commit::encode(&summary)?).await?;
+        close(store, plan, &mut summary).await?;
     } else if let Err(e) = reasons {
         // Whatever stopped the run is what the user must hear of.
         tracing::warn!("the errors of records in quarantine cannot be read: {e}");
@@ -65,12 +63,22 @@ pub fn tidy(store: &Store, plan: &Plan) -> Result<()> {
     store.remove_staged(&plan.dir(Stage::Shards).dataset_root())
 }
 
-async fn write_card(store: &Store, plan: &Plan, summary: &Summary) -> Result<()> {
+/// Writes card, report and summary of a complete run.
+pub(crate) async fn close(store: &Store, plan: &Plan, summary: &mut Summary) -> Result<()> {
     let shards = prepare::manifests(store, plan.dir(Stage::Shards)).await?;
+    summary.files.clear();
     for (key, text) in card(plan, summary, &shards)? {
-        store.put(&key, text.into()).await?;
+        summary.files.push(commit::write_data(store, role::CLOSING, key, text.into()).await?);
     }
-    Ok(())
+    write_report(store, plan, summary).await
+}
+
+/// Writes the report, and then the summary, which describes it.
+async fn write_report(store: &Store, plan: &Plan, summary: &mut Summary) -> Result<()> {
+    let report = report::write(store, plan, summary).await?;
+    summary.files.retain(|file| file.key != report.key);
+    summary.files.push(report);
+    store.put(layout::SUMMARY, commit::encode(summary)?).await
 }
 
 /// Keys and texts of the dataset's own figures and README.
@@ -100,25 +108,11 @@ fn stats(manifest: &PartitionManifest, root: &str) -> Vec<ShardStats> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::figures;
     use crate::fixture::Fixture;
-    use ip2p_pipeline::corpus;
-
-    /// A finished run with its card and summary.
-    async fn finished() -> Fixture {
-        let fixture = Fixture::finished().await;
-        let Fixture { store, plan } = &fixture;
-        let stages = figures::of_store(store, plan).await.unwrap();
-        let corpus = corpus::load(store, &plan.corpus_dir).await.unwrap().unwrap();
-        let summary = Summary::new(plan, &corpus, stages, true, Duration::from_secs(1), store);
-        write_card(store, plan, &summary).await.unwrap();
-        store.put(layout::SUMMARY, commit::encode(&summary).unwrap()).await.unwrap();
-        fixture
-    }
 
     #[tokio::test]
     async fn a_run_is_finished_while_all_of_its_dataset_is_there() {
-        let Fixture { store, plan } = finished().await;
+        let Fixture { store, plan } = Fixture::closed().await;
         let dir = plan.dir(Stage::Shards);
         assert!(finished_summary(&store, &plan).await.unwrap().is_some());
         let files = ["README.md", "stats.json", "webdataset/train-000000.tar", "original/0000002/77_1.png"];
@@ -138,7 +132,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_deleted_report_is_made_again() {
-        let Fixture { store, plan } = finished().await;
+        let Fixture { store, plan } = Fixture::closed().await;
         assert!(finished_summary(&store, &plan).await.unwrap().is_some());
         let report = store.require(layout::REPORT).await.unwrap();
         store.delete(layout::REPORT).await.unwrap();

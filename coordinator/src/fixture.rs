@@ -3,6 +3,8 @@
 //! Five captions in two partitions; caption 1 gives no triplet. Of three samples per triplet the first is kept, the
 //! second fails in direction, the third in image similarity, but the very last candidate is quarantined.
 
+use crate::summary::Summary;
+use crate::{figures, finish};
 use bytes::Bytes;
 use ip2p_pipeline::corpus::{self, CorpusManifest, CorpusReport, Position, Skipped};
 use ip2p_pipeline::ids::CaptionId;
@@ -17,6 +19,7 @@ use ip2p_pipeline::store::Store;
 use ip2p_pipeline::tables::Table;
 use ip2p_pipeline::{commit, ids, layout::StageDir};
 use serde_json::json;
+use std::time::Duration;
 
 /// Pairs that the run kept.
 pub(crate) const KEPT: u64 = 4;
@@ -62,6 +65,17 @@ impl Fixture {
             rows.extend(fixture.partition(partition).await);
         }
         fixture.dataset(&rows).await;
+        fixture
+    }
+
+    /// A finished run with its card, report and summary.
+    pub async fn closed() -> Self {
+        let fixture = Self::finished().await;
+        let Fixture { store, plan } = &fixture;
+        let stages = figures::of_store(store, plan).await.unwrap();
+        let corpus = corpus::load(store, &plan.corpus_dir).await.unwrap().unwrap();
+        let mut summary = Summary::new(plan, &corpus, stages, true, Duration::from_secs(1), store);
+        finish::close(store, plan, &mut summary).await.unwrap();
         fixture
     }
 

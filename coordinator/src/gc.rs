@@ -12,10 +12,12 @@ use crate::prepare;
 use crate::text::{count, duration, printable};
 use futures::{StreamExt, TryStreamExt};
 use ip2p_pipeline::layout::{self, Stage, StageDir};
+use ip2p_pipeline::manifest::ChunkManifest;
 use ip2p_pipeline::store::Store;
 use ip2p_pipeline::{Error, Result, commit, corpus};
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -84,10 +86,34 @@ pub async fn gc(store: &Store, options: Options, now: SystemTime) -> Result<Coll
         }
     }
     if !options.dry_run {
-        let removals = garbage.iter().map(|object| store.delete(&object.key));
-        futures::stream::iter(removals).buffer_unordered(PARALLEL).try_collect::<()>().await?;
+        remove(store, &garbage).await?;
     }
     Ok(Collected { dry_run: options.dry_run, objects: garbage, young, grace_seconds: options.grace.as_secs_f64(), unused })
+}
+
+/// Removes objects so that no manifest is left that names what is gone, whatever ends this halfway: all manifests first,
+/// those of later stages before those of earlier ones, a partition's before its chunks' and the last chunk's first.
+async fn remove(store: &Store, garbage: &[Listed]) -> Result<()> {
+    let mut manifests: BTreeMap<Reverse<Stage>, BTreeMap<u32, Vec<&str>>> = BTreeMap::new();
+    let mut others = Vec::new();
+    for Listed { key, .. } in garbage {
+        match layout::manifest_of(key) {
+            Some((stage, partition)) => manifests.entry(Reverse(stage)).or_default().entry(partition).or_default().push(key),
+            None => others.push(key.as_str()),
+        }
+    }
+    for partitions in manifests.into_values() {
+        let removals = partitions.into_values().map(|mut keys| async move {
+            // `manifests/` comes behind `chunks/`.
+            keys.sort_unstable_by_key(|key| Reverse(*key));
+            for key in keys {
+                store.delete(key).await?;
+            }
+            Ok::<_, Error>(())
+        });
+        futures::stream::iter(removals).buffer_unordered(PARALLEL).try_collect::<()>().await?;
+    }
+    futures::stream::iter(others).map(|key| store.delete(key)).buffer_unordered(PARALLEL).try_collect().await
 }
 
 /// A clock that runs behind the store's makes everything young.
@@ -109,10 +135,20 @@ async fn unnamed_data(store: &Store, dir: &StageDir) -> Result<Vec<Listed>> {
     let named: HashSet<&String> =
         manifests.iter().flat_map(|m| m.chunks.iter().flat_map(|c| &c.objects)).map(|object| &object.key).collect();
     objects.retain(|object| !named.contains(&object.key));
-    // A partition at work is named by its chunks.
+    // A partition at work is named by its chunks, also by those behind a lost one: the chain may reach them again.
     let at_work: BTreeSet<u32> = objects.iter().filter_map(|object| StageDir::partition_of_part(&object.key)).collect();
+    let mut listed: HashMap<u32, Vec<String>> = HashMap::new();
+    for (key, _) in if at_work.is_subset(&committed) { Vec::new() } else { store.list(&dir.chunks()).await? } {
+        if let Some(partition) = StageDir::partition_of_part(&key) {
+            listed.entry(partition).or_default().push(key);
+        }
+    }
     for &partition in at_work.difference(&committed) {
-        let chunks = commit::chunk_chain(store, dir, partition).await?;
+        let mut chunks = commit::chunk_chain(store, dir, partition).await?;
+        let end = dir.chunk(partition, chunks.last().map_or(0, |chunk| chunk.end));
+        for key in listed.remove(&partition).unwrap_or_default().iter().filter(|key| **key >= end) {
+            chunks.extend(commit::read::<ChunkManifest>(store, key).await?);
+        }
         let named: HashSet<&String> = chunks.iter().flat_map(|chunk| &chunk.objects).map(|object| &object.key).collect();
         objects.retain(|object| !named.contains(&object.key));
     }
@@ -152,8 +188,17 @@ impl fmt::Display for Collected {
 mod tests {
     use super::*;
     use crate::audit::audit;
-    use crate::fixture::Fixture;
+    use crate::fixture::{Fixture, spec};
     use bytes::Bytes;
+    use futures::stream::BoxStream;
+    use ip2p_pipeline::plan::Plan;
+    use object_store::path::Path;
+    use object_store::{
+        CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions,
+        PutPayload, PutResult,
+    };
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     const HOUR: Duration = Duration::from_secs(3600);
     const ALL: Options = Options { grace: HOUR, dry_run: false, unused_folders: true };
@@ -179,7 +224,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_finished_run_has_no_garbage() {
-        let fixture = Fixture::finished().await;
+        let fixture = Fixture::closed().await;
         let collected = gc(&fixture.store, ALL, later()).await.unwrap();
         assert_eq!((keys(&collected).len(), collected.young, collected.unused.len()), (0, 0, 0));
         assert!(audit(&fixture.store, &fixture.plan, false).await.unwrap().is_sound());
@@ -187,7 +232,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_losers_data_goes_after_the_grace_period_and_nothing_else() {
-        let fixture = Fixture::finished().await;
+        let fixture = Fixture::closed().await;
         let loser = put(&fixture, &fixture.plan.dir(Stage::Pairs).data(0, 99, 0, "images.tar")).await;
         let probe = put(&fixture, &layout::probe(7)).await;
         let young = gc(&fixture.store, ALL, now()).await.unwrap();
@@ -214,6 +259,19 @@ mod tests {
         assert_eq!(keys(&gc(&fixture.store, ALL, later()).await.unwrap()), lost);
     }
 
+    /// The attempt that fills the gap goes on with what is committed behind it.
+    #[tokio::test]
+    async fn committed_chunks_behind_a_lost_one_stay() {
+        let fixture = Fixture::finished().await;
+        let dir = fixture.plan.dir(Stage::Pairs);
+        let manifest = fixture.manifest(Stage::Pairs, 1).await;
+        fixture.store.delete(&dir.manifest(1)).await.unwrap();
+        fixture.store.delete(&dir.chunk(1, 0)).await.unwrap();
+        let mut lost: Vec<&str> = manifest.chunks[0].objects.iter().map(|object| object.key.as_str()).collect();
+        lost.sort();
+        assert_eq!(keys(&gc(&fixture.store, ALL, later()).await.unwrap()), lost);
+    }
+
     #[tokio::test]
     async fn folders_of_no_plan_are_reported_and_removed_on_request() {
         let fixture = Fixture::finished().await;
@@ -226,6 +284,84 @@ mod tests {
         assert!(!young.unused[0].remove);
         gc(&fixture.store, ALL, later()).await.unwrap();
         assert!(fixture.store.get(&key).await.unwrap().is_none());
+    }
+
+    /// A store that deletes only so many objects.
+    #[derive(Debug)]
+    struct Dying {
+        inner: Arc<dyn ObjectStore>,
+        deletes: Arc<AtomicU32>,
+    }
+
+    impl fmt::Display for Dying {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "{} that dies", self.inner)
+        }
+    }
+
+    type Answer<T> = object_store::Result<T>;
+
+    #[async_trait::async_trait]
+    impl ObjectStore for Dying {
+        async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Answer<PutResult> {
+            self.inner.put_opts(location, payload, options).await
+        }
+
+        async fn put_multipart_opts(&self, location: &Path, options: PutMultipartOptions) -> Answer<Box<dyn MultipartUpload>> {
+            self.inner.put_multipart_opts(location, options).await
+        }
+
+        async fn get_opts(&self, location: &Path, options: GetOptions) -> Answer<GetResult> {
+            self.inner.get_opts(location, options).await
+        }
+
+        fn delete_stream(&self, locations: BoxStream<'static, Answer<Path>>) -> BoxStream<'static, Answer<Path>> {
+            let deletes = self.deletes.clone();
+            let allowed = move || deletes.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+            let died = || object_store::Error::Generic { store: "test", source: "the store died".into() };
+            let locations = locations.map(move |location| if allowed() { location } else { Err(died()) });
+            self.inner.delete_stream(locations.boxed())
+        }
+
+        fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Answer<ObjectMeta>> {
+            self.inner.list(prefix)
+        }
+
+        async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Answer<ListResult> {
+            self.inner.list_with_delimiter(prefix).await
+        }
+
+        async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Answer<()> {
+            self.inner.copy_opts(from, to, options).await
+        }
+    }
+
+    /// The folders of a plan that is gone, which comes back when its pipeline is run again.
+    #[tokio::test]
+    async fn however_far_it_comes_no_manifest_is_left_that_names_what_is_gone() {
+        let mut whole_at = None;
+        for deletes in 0.. {
+            let Fixture { store, plan } = Fixture::closed().await;
+            let mut spec = spec();
+            spec.seed = 7;
+            let other = Plan::new(spec, plan.corpus_dir, plan.corpus, plan.models.clone(), plan.partitioning);
+            store.put(&layout::plan(other.fingerprint()), commit::encode(&other).unwrap()).await.unwrap();
+            let partitioning = layout::partitioning(&plan.dir(Stage::Prompts));
+            let frozen = store.require(&partitioning).await.unwrap();
+            store.delete(&layout::plan(plan.fingerprint())).await.unwrap();
+
+            let dying = Dying { inner: store.raw("").0, deletes: Arc::new(AtomicU32::new(deletes)) };
+            let result = gc(&Store::over(Arc::new(dying), store.url()), ALL, later()).await;
+            // The next run freezes the same partitioning again.
+            store.put(&partitioning, frozen).await.unwrap();
+            let audit = audit(&store, &plan, false).await.unwrap();
+            assert!(audit.is_sound(), "after {deletes} deletes: {audit}");
+            if result.is_ok() {
+                whole_at = Some(deletes);
+                break;
+            }
+        }
+        assert!(whole_at.is_some_and(|deletes| deletes > 30), "{whole_at:?}");
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 use crate::dataset::Files;
 use crate::digest;
+use crate::listing::{self, Version};
 use crate::pin;
 use crate::scheduler::Recovered;
 use futures::{StreamExt, TryStreamExt};
@@ -14,6 +15,7 @@ use ip2p_pipeline::spec::{Models, PromptBackend, Spec};
 use ip2p_pipeline::store::{self, Created, Store};
 use ip2p_pipeline::task::Finished;
 use ip2p_pipeline::{Error, Result};
+use std::collections::HashMap;
 use std::path::Path;
 
 /// Manifests read at the same time during recovery.
@@ -140,7 +142,7 @@ pub async fn recover(store: &Store, plan: &Plan) -> Result<Vec<Recovered>> {
 /// The committed partitions of one stage, with their figures. Shards whose files are missing or of another length are
 /// left out: a worker writes them again.
 pub(crate) async fn committed(store: &Store, dir: StageDir) -> Result<Vec<(u32, Finished)>> {
-    if !matches!(dir.stage, Stage::Index | Stage::Shards) {
+    if digest::are_of(dir.stage) {
         return digested(store, dir).await;
     }
     let mut manifests = manifests(store, dir).await?;
@@ -163,18 +165,24 @@ fn finished(manifest: &PartitionManifest) -> (u32, Finished) {
 
 /// The committed partitions of a stage that may have very many: only the manifests that no digest knows are read.
 async fn digested(store: &Store, dir: StageDir) -> Result<Vec<(u32, Finished)>> {
-    let listed = store.list(&dir.manifests()).await?;
-    let mut known = if listed.is_empty() { Default::default() } else { digest::read(store, &dir).await? };
-    let (mut committed, mut unknown) = (Vec::new(), Vec::new());
-    for (key, _) in listed {
-        let Some(partition) = StageDir::partition_of(&key) else { continue };
-        match known.remove(&partition) {
-            Some(finished) => committed.push((partition, finished)),
-            None => unknown.push(key),
-        }
-    }
+    let listed = listing::versions(store, &dir.manifests()).await?;
+    let mut listed: HashMap<u32, Version> =
+        listed.into_iter().filter_map(|(key, version)| Some((StageDir::partition_of(&key)?, version))).collect();
+    let known = if listed.is_empty() { HashMap::new() } else { digest::read(store, &dir, &listed).await? };
+    let mut committed: Vec<(u32, Finished)> = known.into_iter().collect();
+    committed.iter().for_each(|(partition, _)| drop(listed.remove(partition)));
+    let (unknown, versions): (Vec<String>, Vec<Version>) =
+        listed.into_iter().map(|(partition, version)| (dir.manifest(partition), version)).unzip();
     let read: Vec<_> = read_manifests(store, unknown).await?.iter().map(finished).collect();
-    digest::write(store, &dir, &read).await;
+    if read.len() >= digest::PARTITIONS {
+        // Each as it was listed: of one that has changed since, no listing will show that version again.
+        let known = read.iter().zip(versions).map(|((partition, finished), manifest)| digest::Known {
+            partition: *partition,
+            manifest,
+            finished: finished.clone(),
+        });
+        digest::write(store, &dir, known.collect()).await;
+    }
     committed.extend(read);
     committed.sort_unstable_by_key(|(partition, _)| *partition);
     Ok(committed)
@@ -196,6 +204,7 @@ mod tests {
     use super::*;
     use crate::fixture::Fixture;
     use ip2p_pipeline::ids::Fingerprint;
+    use ip2p_pipeline::manifest::{ChunkManifest, Counts};
 
     #[tokio::test]
     async fn shards_without_their_files_are_not_done() {
@@ -228,17 +237,58 @@ mod tests {
         let all: Vec<u32> = (0..1500).collect();
         assert_eq!(partitions().await.unwrap(), all);
         // What the digest knows is not read again, and what it does not know is.
-        store.put(&dir.manifest(7), "no manifest".into()).await.unwrap();
+        let (digest, _) = store.list(&dir.digests()).await.unwrap().remove(0);
+        let text = String::from_utf8(store.require(&digest).await.unwrap().to_vec()).unwrap();
+        store.put(&digest, text.replacen("\"output\": 0", "\"output\": 77", 1).into()).await.unwrap();
         store.put(&dir.manifest(1500), commit::encode(&manifest(1500)).unwrap()).await.unwrap();
-        assert_eq!(partitions().await.unwrap(), (0..1501).collect::<Vec<_>>());
+        let found = committed(&store, dir).await.unwrap();
+        assert_eq!((found.len(), found.iter().filter(|(_, finished)| finished.counts.output == 77).count()), (1501, 1));
         // A manifest that is gone is gone.
         store.delete(&dir.manifest(8)).await.unwrap();
         assert!(!partitions().await.unwrap().contains(&8));
         // A broken digest costs time only.
-        let (digest, _) = store.list(&dir.digests()).await.unwrap().remove(0);
         store.put(&digest, "no digest".into()).await.unwrap();
-        assert!(partitions().await.unwrap_err().to_string().contains("p00000007.json"));
-        store.put(&dir.manifest(7), commit::encode(&manifest(7)).unwrap()).await.unwrap();
         assert_eq!(partitions().await.unwrap().len(), 1500);
+    }
+
+    /// Someone deletes a damaged manifest, as `audit` says, and its partition is made anew.
+    #[tokio::test]
+    async fn a_digest_knows_nothing_of_a_manifest_that_was_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let local = Store::open(&format!("file://{}", folder.path().display())).unwrap();
+        for (store, at_start) in [(Store::memory(), true), (Store::memory(), false), (local, false)] {
+            let dir = StageDir { stage: Stage::Pairs, fingerprint: Fingerprint::of(&["x"]) };
+            for partition in 0..1000 {
+                store.put(&dir.manifest(partition), commit::encode(&manifest(partition)).unwrap()).await.unwrap();
+            }
+            let output = async || {
+                let found = committed(&store, dir).await.unwrap();
+                assert_eq!(found.len(), 1000);
+                found[7].1.counts.output
+            };
+            if at_start {
+                assert_eq!(output().await, 0);
+            } else {
+                let finished = |partition| finished(&manifest(partition));
+                digest::write_committed(&store, dir, (0..1000).map(finished).collect()).await;
+            }
+            assert_eq!(store.list(&dir.digests()).await.unwrap().len(), 1);
+            let mut anew = manifest(7);
+            anew.chunks.push(chunk(7, 5));
+            store.delete(&dir.manifest(7)).await.unwrap();
+            store.put(&dir.manifest(7), commit::encode(&anew).unwrap()).await.unwrap();
+            assert_eq!(output().await, 5);
+            // As long as the first one, too.
+            anew.chunks[0].counts.output = 6;
+            store.put(&dir.manifest(7), commit::encode(&anew).unwrap()).await.unwrap();
+            assert_eq!(output().await, 6);
+        }
+    }
+
+    fn chunk(partition: u32, output: u64) -> ChunkManifest {
+        let attempt = Attempt { epoch: 1, worker: "w".to_string() };
+        let counts = Counts { output, ..Counts::default() };
+        let (objects, figures) = (Vec::new(), Default::default());
+        ChunkManifest { stage: Stage::Pairs, partition, start: 0, end: 1, attempt, counts, objects, seconds: 0.0, figures, stored_by: None }
     }
 }

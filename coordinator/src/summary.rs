@@ -12,7 +12,7 @@ use ip2p_pipeline::formats::card::Funnel;
 use ip2p_pipeline::formats::original::loader;
 use ip2p_pipeline::ids::Fingerprint;
 use ip2p_pipeline::layout::{self, Stage};
-use ip2p_pipeline::manifest::Counts;
+use ip2p_pipeline::manifest::{Counts, DataObject};
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::shard_plan::{SplitCount, SplitName};
 use ip2p_pipeline::spec::{ImageFormat, ShardFormat, Split};
@@ -57,6 +57,9 @@ pub struct Summary {
     /// Why a complete run has no pair, and what would change that.
     #[serde(default)]
     pub nothing_kept: Option<String>,
+    /// The dataset's card and figures and the report, as they were written beside this summary; empty before.
+    #[serde(default)]
+    pub files: Vec<DataObject>,
 }
 
 impl Summary {
@@ -93,6 +96,7 @@ impl Summary {
             stages,
             quarantine: Vec::new(),
             nothing_kept: None,
+            files: Vec::new(),
         }
     }
 

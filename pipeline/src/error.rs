@@ -40,6 +40,15 @@ impl Error {
         Error::Invalid(message.into())
     }
 
+    /// The message without the advice at its end, for whoever gives advice that fits better.
+    pub fn without_advice(&self) -> String {
+        match self {
+            Error::Store { action, key, source } => format!("object store, {action} {key}: {source}"),
+            Error::File { path, source } => format!("{path}: {source}"),
+            Error::Invalid(_) | Error::Damaged { .. } | Error::Format { .. } => self.to_string(),
+        }
+    }
+
     pub fn format(what: impl Into<String>, problem: impl std::fmt::Display) -> Self {
         Error::Format { what: what.into(), problem: problem.to_string() }
     }

@@ -157,6 +157,18 @@ impl StageDir {
     }
 }
 
+/// The stage and partition of the manifest of a partition or of a chunk; `None` for any other key.
+pub fn manifest_of(key: &str) -> Option<(Stage, u32)> {
+    let (folder, name) = key.rsplit_once('/')?;
+    let (stage, kind) = folder.split_once('/')?;
+    let partition = match kind.split_once('/')?.1 {
+        "manifests" => StageDir::partition_of(name)?,
+        "chunks" => StageDir::partition_of_part(name)?,
+        _ => return None,
+    };
+    Some((stage.parse().ok()?, partition))
+}
+
 /// Prefix of the coordinator terms.
 pub const TERMS: &str = "terms";
 
@@ -216,6 +228,16 @@ pub const REPORT: &str = "report.html";
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn manifests_are_told_from_what_they_name() {
+        let dir = StageDir { stage: Stage::Pairs, fingerprint: Fingerprint::of(&["test"]) };
+        assert_eq!(manifest_of(&dir.manifest(12)), Some((Stage::Pairs, 12)));
+        assert_eq!(manifest_of(&dir.chunk(12, 40)), Some((Stage::Pairs, 12)));
+        let others =
+            [dir.data(12, 7, 40, "images.tar"), dir.digest("x"), partitioning(&dir), dir.dataset("manifests/p00000012.json"), term(1)];
+        others.iter().for_each(|other| assert_eq!(manifest_of(other), None, "{other}"));
+    }
 
     #[test]
     fn the_maker_of_a_data_object_is_in_its_key() {

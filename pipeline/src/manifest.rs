@@ -13,6 +13,13 @@ pub struct Attempt {
     pub worker: String,
 }
 
+impl Attempt {
+    /// The coordinator term that the attempt was granted in.
+    pub fn term(&self) -> u32 {
+        (self.epoch >> 32) as u32
+    }
+}
+
 /// A data object that belongs to the run because a manifest names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataObject {
@@ -152,4 +159,6 @@ pub mod role {
     pub const KEPT: &str = "kept";
     /// A file of the dataset.
     pub const SHARD: &str = "shard";
+    /// What a run writes at its end: the dataset's card and figures, and the report.
+    pub const CLOSING: &str = "closing";
 }

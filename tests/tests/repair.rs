@@ -100,3 +100,65 @@ fn what_a_server_made_cannot_be_made_again_and_is_named() {
     assert!(said.contains(&damaged) && said.contains("cannot be made again") && said.contains("`audit`"), "{said}");
     assert!(data(&pipeline) == before, "nothing else was touched");
 }
+
+/// Follows what `audit` says of everything that a person reads, and of what does not belong beside it.
+#[test]
+fn what_a_run_writes_at_its_end_is_written_anew() {
+    let pipeline = Pipeline::new(PROGRAM);
+    pipeline.run_expecting(0, &[]);
+    pipeline.assert_sound(&[]);
+    let (before, files) = (data(&pipeline), pipeline.dataset_folder().join("webdataset"));
+    let named = |key: &str, advice: &str| {
+        let (code, said) = call(&pipeline, &["audit", "pipeline.yaml"], &[]);
+        assert!(code == Some(2) && said.contains(key) && said.contains(advice) && said.contains("1 problem found"), "{key}: {said}");
+    };
+    for (ending, lost) in
+        [("README.md", false), ("stats.json", true), ("report.html", false), ("summary.json", true), ("summary.json", false)]
+    {
+        let key = pipeline.objects().into_iter().find(|key| key.ends_with(ending)).expect("it was written");
+        let (path, bytes) = (pipeline.path().join("out/small").join(&key), pipeline.object(&key));
+        if lost { std::fs::remove_file(&path) } else { std::fs::write(&path, &bytes[..bytes.len() / 2]) }.expect("damage");
+        named(&key, "delete it, if it is there, and run again");
+        // It may be gone already.
+        let _ = std::fs::remove_file(&path);
+        pipeline.run_expecting(0, &[]);
+        pipeline.assert_sound(&[]);
+    }
+    let half = files.join("train-000000.tar#1");
+    std::fs::write(&half, "half").expect("a file that a killed writer left");
+    named("train-000000.tar#1", "run again: it is removed");
+    pipeline.run_expecting(0, &[]);
+    let copy = files.join("copy.tar");
+    std::fs::copy(files.join("train-000000.tar"), &copy).expect("a copy");
+    named("copy.tar", "move it out of the dataset's folder, or delete it");
+    std::fs::remove_file(&copy).expect("the copy");
+    pipeline.assert_sound(&[]);
+    assert!(data(&pipeline) == before);
+}
+
+/// Chunk manifests are read while their partition is at work, and never after.
+#[test]
+fn a_lost_chunk_manifest_costs_its_records_at_most() {
+    let pipeline = Pipeline::new(PROGRAM);
+    pipeline.run_expecting(0, &[]);
+    let dataset = pipeline.dataset();
+    let path = |key: &str| pipeline.path().join("out/small").join(key);
+    let delete = |which: &dyn Fn(&str) -> bool| {
+        let keys: Vec<String> = pipeline.objects().into_iter().filter(|key| which(key)).collect();
+        keys.iter().for_each(|key| std::fs::remove_file(path(key)).expect("a file of the run"));
+        keys
+    };
+    assert!(delete(&|key| key.starts_with("prompts/") && key.contains("/chunks/")).len() > 1);
+    pipeline.assert_sound(&[]);
+    let made_from_pairs = |key: &str| ["filter/", "index/", "shards/"].iter().any(|stage| key.starts_with(stage));
+    delete(&|key| made_from_pairs(key) || (key.starts_with("pairs/") && key.ends_with("manifests/p00000000.json")));
+    let lost = delete(&|key| key.starts_with("pairs/") && key.ends_with("chunks/p00000000-r00000000.json")).remove(0);
+    let (code, said) = call(&pipeline, &["audit", "pipeline.yaml"], &[]);
+    assert!(
+        code == Some(2) && said.contains(&format!("object {lost}: it is missing")) && said.contains("run again: its records"),
+        "{said}"
+    );
+    pipeline.run_expecting(0, &[]);
+    pipeline.assert_sound(&[]);
+    assert_eq!(pipeline.dataset(), dataset);
+}

@@ -27,7 +27,11 @@ pub fn domain(error: Error) -> Failure {
         Error::File { source, .. } => file_cause(source.kind()),
         Error::Format { .. } => Cause::Bug,
     };
-    failure(cause, error.to_string())
+    match cause {
+        // The run stops, and says what to do.
+        Cause::StoreFull => failure(cause, error.without_advice()),
+        cause => failure(cause, error.to_string()),
+    }
 }
 
 /// A store refuses credentials, which all workers share; a folder of a local store is this worker's affair.
@@ -84,6 +88,8 @@ mod tests {
         }
         assert_eq!((stored(disk(ErrorKind::StorageFull)), file(ErrorKind::StorageFull)), (Cause::StoreFull, Cause::Resource));
         assert_eq!(stored(disk(ErrorKind::ConnectionReset)), Cause::Transient);
+        let full = domain(Error::Store { action: "create", key: "file:///x".to_string(), source: disk(ErrorKind::StorageFull) });
+        assert!(full.message.contains("file:///x") && !full.message.contains("ake room"), "the run says it: {}", full.message);
         let refused = object_store::Error::PermissionDenied { path: "x".to_string(), source: "403".into() };
         assert_eq!(stored(refused), Cause::BadInput);
     }

@@ -1,7 +1,7 @@
 //! The index holds every verdict, and each shard format every kept pair.
 
 use super::inspect::{Inspector, Present};
-use super::{PARALLEL, Tally};
+use super::{PARALLEL, Tally, closing};
 use futures::{StreamExt, TryStreamExt};
 use ip2p_pipeline::Result;
 use ip2p_pipeline::formats::count::{rows_in_parquet, samples_in_tar};
@@ -9,7 +9,7 @@ use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::{DataObject, PartitionManifest};
 use ip2p_pipeline::manifest::{SHARDS_FIGURE, role};
 use ip2p_pipeline::spec::ShardFormat;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::BufReader;
 
@@ -78,16 +78,27 @@ async fn check_shards(all: &mut Inspector<'_>, shards: u32, kept: u64, present: 
         all.report(Stage::Shards, Some(partition), Some(&key), format!("the index plans {shards} shards, counted from 0"));
     }
     let (store, plan, quick) = (all.store, all.plan, all.quick);
+    // Before the manifests: a shard committed meanwhile names what it has written.
+    let files = store.list(&plan.dir(Stage::Shards).dataset_root()).await?;
+    let mut unnamed: BTreeSet<String> = files.into_iter().map(|(key, _)| key).collect();
     let check = |partition| check_shard(Inspector::new(store, plan, quick), partition);
     let mut checked = futures::stream::iter(0..shards).map(check).buffered(PARALLEL);
-    let (mut written, mut found, mut complete) = (0, Samples::new(), true);
+    let (mut written, mut found, mut complete, mut committed) = (0, Samples::new(), true, 0);
     while let Some((inspector, shard)) = checked.try_next().await? {
         complete &= shard.is_some() && inspector.findings.is_empty();
         all.join(inspector);
         if let Some(shard) = shard {
             written += shard.written;
+            committed += 1;
+            for key in &shard.files {
+                unnamed.remove(key);
+            }
             shard.samples.into_iter().for_each(|(format, n)| *found.entry(format).or_default() += n);
         }
+    }
+    // While shards are written their files are there before they are named.
+    if committed == shards {
+        closing::check(all, unnamed).await?;
     }
     if !complete {
         return Ok(());
@@ -113,11 +124,14 @@ struct Shard {
     written: u64,
     /// By its content.
     samples: Samples,
+    /// Keys of its files.
+    files: Vec<String>,
 }
 
 async fn check_shard(mut all: Inspector<'_>, partition: u32) -> Result<(Inspector<'_>, Option<Shard>)> {
     let Some(manifest) = all.manifest(Stage::Shards, partition, false).await? else { return Ok((all, None)) };
-    let mut shard = Shard { written: manifest.counts().output, samples: Samples::new() };
+    let files = manifest.chunks.iter().flat_map(|chunk| &chunk.objects).map(|object| object.key.clone()).collect();
+    let mut shard = Shard { written: manifest.counts().output, samples: Samples::new(), files };
     for chunk in &manifest.chunks {
         all.check_objects(chunk, &[role::SHARD]).await?;
         if all.quick {

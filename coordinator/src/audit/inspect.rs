@@ -2,9 +2,10 @@
 
 use super::{Audit, Checked, Finding, Unfinished};
 use crate::fetch;
+use crate::figures::StageFigures;
 use ip2p_pipeline::fetch as stored;
 use ip2p_pipeline::layout::{self, Stage, StageDir};
-use ip2p_pipeline::manifest::{ChunkManifest, DataObject, PartitionManifest};
+use ip2p_pipeline::manifest::{Attempt, ChunkManifest, DataObject, PartitionManifest};
 use ip2p_pipeline::plan::{Partitioning, Plan};
 use ip2p_pipeline::store::Store;
 use ip2p_pipeline::tables::Table;
@@ -14,20 +15,23 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 /// Which partitions have a manifest, and which have chunks alone.
 pub(super) struct Present {
     committed: BTreeMap<Stage, BTreeSet<u32>>,
-    begun: BTreeMap<Stage, BTreeSet<u32>>,
+    /// With the keys of the chunks, in order.
+    begun: BTreeMap<(Stage, u32), Vec<String>>,
     /// Partitions of `prompts`, `pairs` and `filter`.
     partitions: u32,
 }
 
 impl Present {
     pub async fn list(store: &Store, plan: &Plan) -> Result<Self> {
-        let (mut committed, mut begun) = (BTreeMap::new(), BTreeMap::new());
+        let (mut committed, mut begun) = (BTreeMap::new(), BTreeMap::<_, Vec<String>>::new());
         for stage in Stage::RUN {
             let keys = store.list(&plan.dir(stage).manifests()).await?;
             let whole: BTreeSet<u32> = keys.iter().filter_map(|(key, _)| StageDir::partition_of(key)).collect();
-            let chunks = store.list(&plan.dir(stage).chunks()).await?;
-            let parts = chunks.iter().filter_map(|(key, _)| StageDir::partition_of_part(key)).filter(|p| !whole.contains(p));
-            begun.insert(stage, parts.collect());
+            for (key, _) in store.list(&plan.dir(stage).chunks()).await? {
+                if let Some(partition) = StageDir::partition_of_part(&key).filter(|partition| !whole.contains(partition)) {
+                    begun.entry((stage, partition)).or_default().push(key);
+                }
+            }
             committed.insert(stage, whole);
         }
         Ok(Present { committed, begun, partitions: plan.partitioning.partitions()? })
@@ -41,9 +45,9 @@ impl Present {
         self.committed.get(&stage).is_some_and(|committed| committed.contains(&partition))
     }
 
-    /// Partitions at work that have committed chunks.
-    pub fn begun(&self) -> impl Iterator<Item = (Stage, u32)> + '_ {
-        self.begun.iter().flat_map(|(stage, begun)| begun.iter().map(|partition| (*stage, *partition)))
+    /// Partitions at work that have committed chunks, with the keys of those.
+    pub fn begun(&self) -> impl Iterator<Item = (Stage, u32, &[String])> + '_ {
+        self.begun.iter().map(|((stage, partition), chunks)| (*stage, *partition, chunks.as_slice()))
     }
 
     /// Whether something that is committed was made from this partition.
@@ -78,16 +82,25 @@ pub(super) struct Inspector<'a> {
     pub plan: &'a Plan,
     pub quick: bool,
     pub findings: Vec<Finding>,
+    /// What the manifests read so far add up to.
+    pub sums: BTreeMap<Stage, StageFigures>,
+    /// The newest term that an attempt was granted in.
+    pub newest_term: u32,
     checked: Checked,
 }
 
 impl<'a> Inspector<'a> {
     pub fn new(store: &'a Store, plan: &'a Plan, quick: bool) -> Self {
-        Inspector { store, plan, quick, findings: Vec::new(), checked: Checked::default() }
+        let (findings, sums) = (Vec::new(), BTreeMap::new());
+        Inspector { store, plan, quick, findings, sums, newest_term: 0, checked: Checked::default() }
     }
 
     pub fn join(&mut self, other: Inspector<'_>) {
         self.findings.extend(other.findings);
+        for (stage, sums) in other.sums {
+            self.sums.entry(stage).or_insert_with(|| StageFigures::none(stage)).add(&sums);
+        }
+        self.newest_term = self.newest_term.max(other.newest_term);
         self.checked.add(&other.checked);
     }
 
@@ -100,21 +113,26 @@ impl<'a> Inspector<'a> {
 
     pub fn report(&mut self, stage: Stage, partition: Option<u32>, object: Option<&str>, problem: String) {
         let advice = advice(self.plan, stage, partition);
+        self.advise(Some(stage), partition, object, problem, advice);
+    }
+
+    /// Reports a problem with advice of its own.
+    pub fn advise(&mut self, stage: Option<Stage>, partition: Option<u32>, object: Option<&str>, problem: String, advice: String) {
         self.findings.push(Finding { stage, partition, object: object.map(str::to_string), problem, advice });
     }
 
     /// Damage becomes a finding and `None`; trouble with the store stops the audit.
     fn judge<T>(&mut self, stage: Stage, partition: Option<u32>, object: &str, result: Result<T>) -> Result<Option<T>> {
-        match result {
+        match damage_in(result)? {
             Ok(value) => Ok(Some(value)),
-            Err(Error::Damaged { problem, .. } | Error::Format { problem, .. }) => {
+            Err(problem) => {
                 self.report(stage, partition, Some(object), problem);
-                if let (true, Some(finding)) = (can_be_mended(stage, partition, object), self.findings.last_mut()) {
+                let mendable = partition.is_some_and(|partition| can_be_mended(stage, partition, object));
+                if let (true, Some(finding)) = (mendable, self.findings.last_mut()) {
                     finding.advice = format!("`run --repair` makes the same bytes again; if it says that it cannot, {}", finding.advice);
                 }
                 Ok(None)
             }
-            Err(e) => Err(e),
         }
     }
 
@@ -189,7 +207,13 @@ impl<'a> Inspector<'a> {
             self.report(stage, Some(partition), Some(&key), problem);
         }
         self.check_names(&manifest);
+        self.sums.entry(stage).or_insert_with(|| StageFigures::none(stage)).add(&StageFigures::of(&manifest));
+        self.granted(manifest.chunks.iter().map(|chunk| &chunk.attempt).chain([&manifest.attempt]));
         Ok(Some(manifest))
+    }
+
+    fn granted<'b>(&mut self, attempts: impl Iterator<Item = &'b Attempt>) {
+        self.newest_term = attempts.map(Attempt::term).fold(self.newest_term, u32::max);
     }
 
     /// Every object belongs to this stage's folder and is named once.
@@ -219,11 +243,20 @@ impl<'a> Inspector<'a> {
         Ok(())
     }
 
-    /// The committed chunks of a partition at work.
-    pub async fn check_chunks(&mut self, stage: Stage, partition: u32) -> Result<()> {
+    /// The committed chunks of a partition at work, whose manifests were `listed`.
+    pub async fn check_chunks(&mut self, stage: Stage, partition: u32, listed: &[String]) -> Result<()> {
         let dir = self.plan.dir(stage);
         let chain = commit::chunk_chain(self.store, &dir, partition).await;
-        for chunk in self.judge(stage, Some(partition), &dir.chunks(), chain)?.unwrap_or_default() {
+        let Some(chain) = self.judge(stage, Some(partition), &format!("{}*", dir.chunks_of(partition)), chain)? else { return Ok(()) };
+        // Nobody commits a chunk behind a gap.
+        let end = dir.chunk(partition, chain.last().map_or(0, |chunk| chunk.end));
+        let is_linked = |key: &&String| chain.iter().any(|chunk| **key == dir.chunk(partition, chunk.start));
+        if let Some(behind) = listed.iter().find(|key| !is_linked(key)) {
+            let advice = "run again: its records, and those of the chunks behind it, are made anew".to_string();
+            self.advise(Some(stage), Some(partition), Some(&end), format!("it is missing, but {behind} was committed after it"), advice);
+        }
+        self.granted(chain.iter().map(|chunk| &chunk.attempt));
+        for chunk in chain {
             if !chunk.counts.balanced() {
                 let key = dir.chunk(partition, chunk.start);
                 self.report(stage, Some(partition), Some(&key), "expected is not output + rejected + quarantined".to_string());
@@ -234,13 +267,18 @@ impl<'a> Inspector<'a> {
     }
 
     async fn check_object(&mut self, stage: Stage, partition: Option<u32>, object: &DataObject) -> Result<()> {
+        let result = self.read(object).await;
+        self.judge(stage, partition, &object.key, result).map(drop)
+    }
+
+    /// Reads an object, or its length only.
+    pub async fn read(&mut self, object: &DataObject) -> Result<()> {
         self.count(object);
-        let result = if self.quick {
+        if self.quick {
             stored::check_length(self.store, object).await
         } else {
             stored::stream(self.store, object, &mut std::io::sink()).await
-        };
-        self.judge(stage, partition, &object.key, result).map(drop)
+        }
     }
 
     /// The rows of one role of a chunk; `None` when they are damaged, which is then reported, or not read.
@@ -316,10 +354,19 @@ fn chain_problems(manifest: &PartitionManifest) -> Vec<String> {
     problems
 }
 
+/// Sorts damage of what was read from trouble with the store.
+pub(super) fn damage_in<T>(result: Result<T>) -> Result<Result<T, String>> {
+    match result {
+        Ok(value) => Ok(Ok(value)),
+        Err(Error::Damaged { problem, .. } | Error::Format { problem, .. }) => Ok(Err(problem)),
+        Err(e) => Err(e),
+    }
+}
+
 /// Whether a worker can make the object again from what the partition was made of.
-pub(crate) fn can_be_mended(stage: Stage, partition: Option<u32>, object: &str) -> bool {
+pub(crate) fn can_be_mended(stage: Stage, partition: u32, object: &str) -> bool {
     let made_by = StageDir::maker_of(object).filter(|(maker, _)| Stage::RUN.contains(maker));
-    partition.is_some() && (stage == Stage::Shards || made_by == partition.map(|partition| (stage, partition)))
+    stage == Stage::Shards || made_by == Some((stage, partition))
 }
 
 /// How to get whole again. Everything but the corpus can be made anew, with the same bytes.

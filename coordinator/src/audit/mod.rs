@@ -2,11 +2,17 @@
 //!
 //! It follows manifests as any reader does, and believes none of them: numbers of one stage must follow from the
 //! stage before it, from the plan, and from the rows in the tables; draws and verdicts are computed again; every
-//! object named must be there with its length and checksum.
+//! object named must be there with its length and checksum. Of a whole dataset it also checks what a person reads (card,
+//! figures, report, summary), and that nothing else lies in its folder.
+//!
+//! Chunk manifests are read while their partition is at work. Once it is committed its own manifest holds all that they
+//! say, and nothing reads them any more.
 
+mod closing;
 mod dataset;
 mod inspect;
 mod partition;
+mod terms;
 #[cfg(test)]
 mod tests;
 
@@ -44,7 +50,8 @@ pub struct Audit {
 /// Something that is not as it must be.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Finding {
-    pub stage: Stage,
+    /// `None` when it concerns the run as a whole.
+    pub stage: Option<Stage>,
     /// `None` when it concerns the whole stage.
     pub partition: Option<u32>,
     /// Key of the object, relative to the run.
@@ -91,8 +98,11 @@ impl Audit {
 
     /// Committed partitions with damaged objects, which workers can make again.
     pub fn mendable(&self) -> BTreeSet<(Stage, u32)> {
-        let mendable = |f: &&Finding| f.object.as_ref().is_some_and(|object| inspect::can_be_mended(f.stage, f.partition, object));
-        self.findings.iter().filter(mendable).filter_map(|f| Some((f.stage, f.partition?))).collect()
+        let mendable = |f: &Finding| {
+            let (stage, partition, object) = (f.stage?, f.partition?, f.object.as_ref()?);
+            inspect::can_be_mended(stage, partition, object).then_some((stage, partition))
+        };
+        self.findings.iter().filter_map(mendable).collect()
     }
 }
 
@@ -151,12 +161,14 @@ pub async fn audit(store: &Store, plan: &Plan, quick: bool) -> Result<Audit> {
         verdicts.join(&result.verdicts);
         all.join(result.inspector);
     }
-    for (stage, partition) in present.begun() {
-        all.check_chunks(stage, partition).await?;
+    for (stage, partition, listed) in present.begun() {
+        all.check_chunks(stage, partition, listed).await?;
     }
     // Sums over damaged partitions would only repeat what is already reported.
     let expected = (all.findings.is_empty() && present.complete(Stage::Filter)).then_some(verdicts);
     let shards = dataset::check(&mut all, expected, &present).await?;
+    // A coordinator may have come while manifests were read: its term is there before anything it grants.
+    terms::check(&mut all).await?;
     Ok(all.finish(present.unfinished(shards)))
 }
 
@@ -185,7 +197,7 @@ impl fmt::Display for Audit {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "problem  {}", self.stage)?;
+        write!(f, "problem  {}", self.stage.map_or("run", Stage::name))?;
         if let Some(partition) = self.partition {
             write!(f, " partition {partition}")?;
         }

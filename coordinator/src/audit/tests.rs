@@ -12,8 +12,15 @@ async fn findings(fixture: &Fixture) -> Vec<Finding> {
 /// The damage is found at its place, and the message says what it is.
 async fn expect(fixture: &Fixture, stage: Stage, partition: Option<u32>, words: &str) {
     let found = findings(fixture).await;
-    let hit = found.iter().any(|f| f.stage == stage && f.partition == partition && f.problem.contains(words) && !f.advice.is_empty());
+    let hit = found.iter().any(|f| f.stage == Some(stage) && f.partition == partition && f.problem.contains(words) && !f.advice.is_empty());
     assert!(hit, "no finding of {stage} {partition:?} says `{words}`: {found:#?}");
+}
+
+/// The damage to the run as a whole is found at the object, and the message says what it is.
+async fn expect_at(fixture: &Fixture, key: &str, words: &str) {
+    let found = findings(fixture).await;
+    let hit = found.iter().any(|f| f.object.as_deref() == Some(key) && f.problem.contains(words) && !f.advice.is_empty());
+    assert!(hit, "no finding at {key} says `{words}`: {found:#?}");
 }
 
 /// Key of the first object of a role.
@@ -23,7 +30,7 @@ async fn object(fixture: &Fixture, stage: Stage, partition: u32, role: &str) -> 
 
 #[tokio::test]
 async fn a_finished_run_is_sound() {
-    let fixture = Fixture::finished().await;
+    let fixture = Fixture::closed().await;
     let full = audit(&fixture.store, &fixture.plan, false).await.unwrap();
     assert_eq!(full.findings, []);
     assert_eq!(full.unfinished, []);
@@ -40,7 +47,7 @@ async fn a_finished_run_is_sound() {
 /// A committed index names the images of every pair: were it left, no later run could write the shards.
 #[tokio::test]
 async fn the_advice_names_all_that_was_made_from_what_is_lost() {
-    let fixture = Fixture::finished().await;
+    let fixture = Fixture::closed().await;
     fixture.store.delete(&object(&fixture, Stage::Pairs, 0, "images").await).await.unwrap();
     let advice = findings(&fixture).await.remove(0).advice;
     let dir = |stage| fixture.plan.dir(stage);
@@ -52,7 +59,7 @@ async fn the_advice_names_all_that_was_made_from_what_is_lost() {
 
 #[tokio::test]
 async fn what_is_not_done_yet_is_no_damage() {
-    let fixture = Fixture::finished().await;
+    let fixture = Fixture::closed().await;
     for shard in 0..4 {
         fixture.store.delete(&fixture.plan.dir(Stage::Shards).manifest(shard)).await.unwrap();
     }
@@ -67,7 +74,7 @@ async fn what_is_not_done_yet_is_no_damage() {
 
 #[tokio::test]
 async fn committed_chunks_of_a_partition_at_work_are_read_too() {
-    let fixture = Fixture::finished().await;
+    let fixture = Fixture::closed().await;
     let candidates = object(&fixture, Stage::Pairs, 0, "candidates").await;
     for dir in [Stage::Pairs, Stage::Filter].map(|stage| fixture.plan.dir(stage)) {
         fixture.store.delete(&dir.manifest(0)).await.unwrap();
@@ -84,7 +91,7 @@ async fn committed_chunks_of_a_partition_at_work_are_read_too() {
 
 #[tokio::test]
 async fn objects_missing_short_or_altered_are_named() {
-    let fixture = Fixture::finished().await;
+    let fixture = Fixture::closed().await;
     let store = &fixture.store;
     let images = object(&fixture, Stage::Pairs, 0, "images").await;
     let candidates = object(&fixture, Stage::Pairs, 1, "candidates").await;
@@ -107,7 +114,7 @@ async fn objects_missing_short_or_altered_are_named() {
 
 #[tokio::test]
 async fn missing_and_unreadable_manifests_are_found() {
-    let fixture = Fixture::finished().await;
+    let fixture = Fixture::closed().await;
     fixture.store.delete(&fixture.plan.dir(Stage::Prompts).manifest(0)).await.unwrap();
     fixture.store.put(&fixture.plan.dir(Stage::Filter).manifest(1), Bytes::from_static(b"{")).await.unwrap();
     expect(&fixture, Stage::Prompts, Some(0), "missing, but later stages").await;
@@ -117,7 +124,7 @@ async fn missing_and_unreadable_manifests_are_found() {
 
 #[tokio::test]
 async fn a_manifest_in_the_wrong_place_is_found() {
-    let fixture = Fixture::finished().await;
+    let fixture = Fixture::closed().await;
     fixture.damage_manifest(Stage::Filter, 1, |m| m.partition = 0).await;
     expect(&fixture, Stage::Filter, Some(1), "it describes filter partition 0").await;
     let stray = commit_key(&fixture, Stage::Pairs, 9).await;
@@ -135,7 +142,7 @@ async fn commit_key(fixture: &Fixture, stage: Stage, partition: u32) -> String {
 
 #[tokio::test]
 async fn gaps_overlaps_and_short_chains_are_found() {
-    let fixture = Fixture::finished().await;
+    let fixture = Fixture::closed().await;
     fixture.damage_manifest(Stage::Pairs, 0, |m| m.chunks[1].start = 0).await;
     expect(&fixture, Stage::Pairs, Some(0), "records 0..1 are in two chunks").await;
     fixture.damage_manifest(Stage::Pairs, 0, |m| drop(m.chunks.remove(0))).await;
@@ -147,7 +154,7 @@ async fn gaps_overlaps_and_short_chains_are_found() {
 
 #[tokio::test]
 async fn counts_that_do_not_add_up_are_found() {
-    let fixture = Fixture::finished().await;
+    let fixture = Fixture::closed().await;
     fixture.damage_manifest(Stage::Filter, 0, |m| m.chunks[0].counts.output += 1).await;
     expect(&fixture, Stage::Filter, Some(0), "expected 6 is not output 3").await;
     expect(&fixture, Stage::Filter, Some(0), "its manifest says").await;
@@ -159,7 +166,7 @@ async fn counts_that_do_not_add_up_are_found() {
 
 #[tokio::test]
 async fn lost_rows_are_found() {
-    let fixture = Fixture::finished().await;
+    let fixture = Fixture::closed().await;
     fixture.damage_rows::<RejectedCompletion>(Stage::Prompts, 0, "rejected", Vec::clear).await;
     fixture.damage_rows::<ScoredCandidate>(Stage::Pairs, 0, "candidates", |rows| drop(rows.pop())).await;
     fixture.damage_rows::<IndexRow>(Stage::Filter, 1, "selection", |rows| drop(rows.pop())).await;
@@ -170,7 +177,7 @@ async fn lost_rows_are_found() {
 
 #[tokio::test]
 async fn altered_texts_draws_and_scores_are_found() {
-    let fixture = Fixture::finished().await;
+    let fixture = Fixture::closed().await;
     fixture.damage_rows::<ScoredCandidate>(Stage::Pairs, 0, "candidates", |rows| rows[1].candidate.seed ^= 1).await;
     expect(&fixture, Stage::Pairs, Some(0), "the plan does not draw").await;
     fixture.damage_rows::<IndexRow>(Stage::Filter, 1, "selection", |rows| rows[0].caption.push('!')).await;
@@ -183,7 +190,7 @@ async fn altered_texts_draws_and_scores_are_found() {
 
 #[tokio::test]
 async fn verdicts_against_the_thresholds_are_found() {
-    let fixture = Fixture::finished().await;
+    let fixture = Fixture::closed().await;
     let swap = |rows: &mut Vec<IndexRow>| rows[1].verdict = Verdict::Rejected(RejectReason::TextSimilarity);
     fixture.damage_rows::<IndexRow>(Stage::Filter, 0, "selection", swap).await;
     expect(&fixture, Stage::Filter, Some(0), "thresholds make it Rejected(DirectionSimilarity)").await;
@@ -191,7 +198,7 @@ async fn verdicts_against_the_thresholds_are_found() {
 
 #[tokio::test]
 async fn a_score_that_is_no_number_is_quarantine_and_no_damage() {
-    let fixture = Fixture::finished().await;
+    let fixture = Fixture::closed().await;
     let scores = Scores { clip_sim_0: f64::NAN, clip_sim_1: 0.3, clip_sim_dir: 0.3, clip_sim_image: 0.9 };
     fixture.damage_rows::<ScoredCandidate>(Stage::Pairs, 0, "candidates", |rows| rows[1].scores = Some(scores)).await;
     fixture
@@ -206,12 +213,12 @@ async fn a_score_that_is_no_number_is_quarantine_and_no_damage() {
     };
     fixture.damage_manifest(Stage::Filter, 0, counts).await;
     let found = findings(&fixture).await;
-    assert!(found.iter().all(|finding| finding.stage == Stage::Index), "only the index has the old verdict: {found:#?}");
+    assert!(found.iter().all(|finding| finding.stage == Some(Stage::Index)), "only the index has the old verdict: {found:#?}");
 }
 
 #[tokio::test]
 async fn images_outside_the_run_are_found() {
-    let fixture = Fixture::finished().await;
+    let fixture = Fixture::closed().await;
     let beyond = |rows: &mut Vec<IndexRow>| rows[0].images.as_mut().unwrap()[1].length += 1;
     fixture.damage_rows::<IndexRow>(Stage::Filter, 0, "selection", beyond).await;
     expect(&fixture, Stage::Filter, Some(0), "not in any object").await;
@@ -221,7 +228,7 @@ async fn images_outside_the_run_are_found() {
 
 #[tokio::test]
 async fn one_triplet_in_two_partitions_is_found() {
-    let fixture = Fixture::finished().await;
+    let fixture = Fixture::closed().await;
     let first = fixture.manifest(Stage::Prompts, 0).await.objects("triplets").next().unwrap().clone();
     let stolen = Triplet::decode("", fixture.store.require(&first.key).await.unwrap()).unwrap().remove(0);
     fixture.damage_rows::<Triplet>(Stage::Prompts, 1, "triplets", |rows| rows[0] = stolen).await;
@@ -230,7 +237,7 @@ async fn one_triplet_in_two_partitions_is_found() {
 
 #[tokio::test]
 async fn objects_named_twice_or_outside_the_stage_are_found() {
-    let fixture = Fixture::finished().await;
+    let fixture = Fixture::closed().await;
     fixture
         .damage_manifest(Stage::Filter, 0, |m| {
             let twice = m.chunks[0].objects[0].clone();
@@ -244,7 +251,7 @@ async fn objects_named_twice_or_outside_the_stage_are_found() {
 
 #[tokio::test]
 async fn an_index_that_differs_from_the_verdicts_is_found() {
-    let fixture = Fixture::finished().await;
+    let fixture = Fixture::closed().await;
     fixture.damage_rows::<IndexRow>(Stage::Index, 0, "kept", |rows| drop(rows.pop())).await;
     expect(&fixture, Stage::Index, Some(0), "the table of kept pairs has 3 rows").await;
     fixture.damage_rows::<IndexRow>(Stage::Index, 0, "index", |rows| rows.swap(0, 1)).await;
@@ -256,7 +263,7 @@ async fn an_index_that_differs_from_the_verdicts_is_found() {
 
 #[tokio::test]
 async fn shards_that_lack_pairs_are_found() {
-    let fixture = Fixture::finished().await;
+    let fixture = Fixture::closed().await;
     let parquet = fixture.plan.dir(Stage::Shards).dataset("data/train-00000-of-00001.parquet");
     let rows = IndexRow::decode("", fixture.store.require(&parquet).await.unwrap()).unwrap();
     fixture.damage_rows::<IndexRow>(Stage::Shards, 1, "shard", |short| *short = rows[1..].to_vec()).await;
@@ -267,7 +274,7 @@ async fn shards_that_lack_pairs_are_found() {
 
 #[tokio::test]
 async fn a_changed_corpus_is_found() {
-    let fixture = Fixture::finished().await;
+    let fixture = Fixture::closed().await;
     let key = fixture.plan.corpus_dir.manifest(0);
     let text = String::from_utf8(fixture.store.require(&key).await.unwrap().to_vec()).unwrap();
     fixture.store.put(&key, text.replace("\"records\": 5", "\"records\": 6").into()).await.unwrap();
@@ -280,10 +287,140 @@ async fn a_changed_corpus_is_found() {
 
 #[tokio::test]
 async fn the_text_names_stage_partition_object_and_remedy() {
-    let fixture = Fixture::finished().await;
+    let fixture = Fixture::closed().await;
     let images = object(&fixture, Stage::Pairs, 0, "images").await;
     fixture.store.delete(&images).await.unwrap();
     let text = audit(&fixture.store, &fixture.plan, false).await.unwrap().to_string();
     assert!(text.contains(&format!("problem  pairs partition 0, object {images}: it is missing\n  to do  `run --repair` makes")), "{text}");
     assert!(text.contains("1 problem found"), "{text}");
+}
+
+#[tokio::test]
+async fn files_beside_the_shards_are_found() {
+    let fixture = Fixture::closed().await;
+    let dir = fixture.plan.dir(Stage::Shards);
+    let copy = dir.dataset("webdataset/train-000000 (copy).tar");
+    let shard = fixture.store.require(&dir.dataset("webdataset/train-000000.tar")).await.unwrap();
+    fixture.store.put(&copy, shard).await.unwrap();
+    expect_at(&fixture, &copy, "no manifest names it").await;
+    let quick = audit(&fixture.store, &fixture.plan, true).await.unwrap();
+    assert_eq!(quick.findings.len(), 1, "{quick}");
+    // Before all shards are committed, a worker may be about to commit it.
+    fixture.store.delete(&dir.manifest(3)).await.unwrap();
+    assert_eq!(findings(&fixture).await, []);
+}
+
+#[tokio::test]
+async fn half_written_files_beside_the_shards_are_found() {
+    let fixture = Fixture::closed().await;
+    let folder = tempfile::tempdir().unwrap();
+    let local = ip2p_pipeline::store::Store::open(&format!("file://{}", folder.path().display())).unwrap();
+    for (key, _) in fixture.store.list("").await.unwrap() {
+        local.put(&key, fixture.store.require(&key).await.unwrap()).await.unwrap();
+    }
+    let fixture = Fixture { store: local, plan: fixture.plan };
+    assert_eq!(findings(&fixture).await, []);
+    let staged = fixture.plan.dir(Stage::Shards).dataset("webdataset/train-000000.tar#1");
+    std::fs::write(folder.path().join(&staged), "half").unwrap();
+    expect_at(&fixture, &staged, "half-written").await;
+    crate::finish::tidy(&fixture.store, &fixture.plan).unwrap();
+    assert_eq!(findings(&fixture).await, []);
+}
+
+#[tokio::test]
+async fn a_lost_or_altered_card_report_or_summary_is_found() {
+    let fixture = Fixture::closed().await;
+    let (store, dir) = (&fixture.store, fixture.plan.dir(Stage::Shards));
+    for key in [dir.dataset("README.md"), dir.dataset("stats.json"), "report.html".to_string()] {
+        let whole = store.require(&key).await.unwrap();
+        store.delete(&key).await.unwrap();
+        expect_at(&fixture, &key, "missing").await;
+        let mut altered = whole.to_vec();
+        altered[20] ^= 1;
+        store.put(&key, altered.into()).await.unwrap();
+        expect_at(&fixture, &key, "checksum").await;
+        store.put(&key, whole).await.unwrap();
+    }
+    let whole = store.require("summary.json").await.unwrap();
+    store.delete("summary.json").await.unwrap();
+    expect_at(&fixture, "summary.json", "missing").await;
+    store.delete(&dir.dataset("README.md")).await.unwrap();
+    expect_at(&fixture, &dir.dataset("README.md"), "missing").await;
+    store.put("summary.json", whole.slice(1..)).await.unwrap();
+    expect_at(&fixture, "summary.json", "not a manifest").await;
+}
+
+#[tokio::test]
+async fn a_summary_that_says_other_numbers_is_found() {
+    let fixture = Fixture::closed().await;
+    let damage = async |damage: fn(&mut crate::summary::Summary), words: &str| {
+        let whole = fixture.store.require("summary.json").await.unwrap();
+        let mut summary = serde_json::from_slice(&whole).unwrap();
+        damage(&mut summary);
+        fixture.store.put("summary.json", ip2p_pipeline::commit::encode(&summary).unwrap()).await.unwrap();
+        expect_at(&fixture, "summary.json", words).await;
+        fixture.store.put("summary.json", whole).await.unwrap();
+    };
+    damage(|s| s.stages[2].counts.output += 1, "its figures of filter are not the sums").await;
+    damage(|s| s.stages[3].figures.clear(), "its figures of index").await;
+    damage(|s| s.stages[1].seconds *= 2.0, "its figures of pairs").await;
+    damage(|s| drop(s.stages.pop()), "figures of 4 stages").await;
+    damage(|s| s.captions -= 1, "not those of the corpus").await;
+    damage(|s| s.splits[0].pairs += 1, "not those of the index").await;
+    damage(|s| s.complete = false, "not complete").await;
+    damage(|s| s.plan = ip2p_pipeline::ids::Fingerprint::of(&["another"]), "never had").await;
+    assert_eq!(findings(&fixture).await, []);
+}
+
+/// There is one summary, of the run that ended last.
+#[tokio::test]
+async fn the_summary_of_another_plan_is_no_damage_and_the_card_must_be_there() {
+    let fixture = Fixture::closed().await;
+    let mut spec = fixture.plan.spec.clone();
+    spec.stages.filter.keep = 1;
+    let first = &fixture.plan;
+    let other = Plan::new(spec, first.corpus_dir, first.corpus, first.models.clone(), first.partitioning);
+    fixture.store.put(&ip2p_pipeline::layout::plan(other.fingerprint()), ip2p_pipeline::commit::encode(&other).unwrap()).await.unwrap();
+    let mut summary: crate::summary::Summary = serde_json::from_slice(&fixture.store.require("summary.json").await.unwrap()).unwrap();
+    summary.plan = other.fingerprint();
+    fixture.store.put("summary.json", ip2p_pipeline::commit::encode(&summary).unwrap()).await.unwrap();
+    assert_eq!(findings(&fixture).await, []);
+    let readme = fixture.plan.dir(Stage::Shards).dataset("README.md");
+    fixture.store.delete(&readme).await.unwrap();
+    expect_at(&fixture, &readme, "missing").await;
+}
+
+#[tokio::test]
+async fn a_broken_chain_of_chunks_is_found_and_chunks_of_what_is_committed_are_not_needed() {
+    let fixture = Fixture::closed().await;
+    let dir = fixture.plan.dir(Stage::Pairs);
+    let first = dir.chunk(1, 0);
+    fixture.store.delete(&first).await.unwrap();
+    assert_eq!(findings(&fixture).await, [], "the partition's manifest says all that they say");
+    fixture.store.delete(&dir.manifest(1)).await.unwrap();
+    fixture.store.delete(&fixture.plan.dir(Stage::Filter).manifest(1)).await.unwrap();
+    for stage in [Stage::Index, Stage::Shards] {
+        for (manifest, _) in fixture.store.list(&fixture.plan.dir(stage).manifests()).await.unwrap() {
+            fixture.store.delete(&manifest).await.unwrap();
+        }
+    }
+    expect(&fixture, Stage::Pairs, Some(1), &format!("{} was committed after it", dir.chunk(1, 1))).await;
+    expect_at(&fixture, &first, "missing").await;
+}
+
+#[tokio::test]
+async fn lost_and_altered_terms_are_found() {
+    let fixture = Fixture::closed().await;
+    let term = ip2p_pipeline::layout::term;
+    fixture.store.delete(&term(1)).await.unwrap();
+    expect_at(&fixture, &term(1), "missing").await;
+    // As the advice says: the name alone counts.
+    fixture.store.put(&term(1), "{}".into()).await.unwrap();
+    assert_eq!(findings(&fixture).await, []);
+    assert_eq!(crate::term::Term::take(&fixture.store).await.unwrap().number, 2);
+    fixture.store.put(&term(4), "{}".into()).await.unwrap();
+    expect_at(&fixture, &term(3), "missing").await;
+    fixture.store.put(&term(3), "{}".into()).await.unwrap();
+    fixture.store.put(&term(2), "{\"process\": 7".into()).await.unwrap();
+    expect_at(&fixture, &term(2), "not what a coordinator writes").await;
 }

@@ -133,6 +133,8 @@ async fn run_spec(
     if damaged.is_empty()
         && let Some(summary) = finish::finished_summary(&store, &plan).await?
     {
+        // The coordinator that finished it may have been killed before it did.
+        finish::tidy(&store, &plan)?;
         return Ok((summary, Ending::Complete));
     }
     let address = &plan.spec.run.listen;
@@ -216,8 +218,8 @@ async fn damaged(store: &Store, plan: &Plan, progress: &Progress) -> Result<BTre
         0 => "no object is damaged".to_string(),
         n => format!("{n} partitions make damaged objects again: {}", names.join(", ")),
     });
-    let others = audit.findings.iter().filter(|f| f.partition.is_none_or(|partition| !damaged.contains(&(f.stage, partition))));
-    match others.count() {
+    let repaired = |f: &&audit::Finding| f.stage.zip(f.partition).is_some_and(|maker| damaged.contains(&maker));
+    match audit.findings.iter().filter(|f| !repaired(f)).count() {
         0 => {}
         n => progress.say(&format!("{n} other problems cannot be repaired so: `audit` says what to do")),
     }

@@ -8,11 +8,12 @@ mod tests;
 use crate::charts::Point;
 use crate::summary::Summary;
 use bytes::Bytes;
-use ip2p_pipeline::Result;
 use ip2p_pipeline::layout;
+use ip2p_pipeline::manifest::{DataObject, role};
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::records::IndexRow;
 use ip2p_pipeline::store::Store;
+use ip2p_pipeline::{Result, commit};
 pub use page::render;
 
 /// Everything the page shows; [`render`] turns it into HTML without looking anywhere else.
@@ -40,8 +41,8 @@ pub struct Shown {
     pub images: Option<[String; 2]>,
 }
 
-/// Loads, renders and writes the report of a complete run.
-pub async fn write(store: &Store, plan: &Plan, summary: &Summary) -> Result<()> {
+/// Loads, renders and writes the report of a complete run, and describes it.
+pub async fn write(store: &Store, plan: &Plan, summary: &Summary) -> Result<DataObject> {
     let data = ReportData::load(store, plan, summary).await?;
-    store.put(layout::REPORT, Bytes::from(render(&data))).await
+    commit::write_data(store, role::CLOSING, layout::REPORT.to_string(), Bytes::from(render(&data))).await
 }

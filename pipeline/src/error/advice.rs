@@ -35,6 +35,7 @@ pub(super) fn of_store(action: &str, key: &str, error: &object_store::Error) -> 
         object_store::Error::Unauthenticated { .. } | object_store::Error::PermissionDenied { .. } if !credentials.is_empty() => {
             format!(". Check {credentials}, and that they allow listing, reading and writing there")
         }
+        _ if says_full(error) => ". Make room there (`gc` removes what no manifest names), then run again".to_string(),
         _ if causes(error).any(|cause| cause.is::<HttpError>()) => {
             let why = causes(error).last().map(ToString::to_string).unwrap_or_default();
             format!(" ({why}). Check the network, {endpoint}, and that the server is up")

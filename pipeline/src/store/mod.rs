@@ -243,7 +243,14 @@ impl Store {
     /// A writer that is still alive fails and tries again.
     pub fn remove_staged(&self, prefix: &str) -> Result<()> {
         let Some(folder) = &self.folder else { return Ok(()) };
-        staged::remove_in(&folder.join(prefix))
+        staged::find_in(&folder.join(prefix))?.iter().try_for_each(|path| staged::remove(path))
+    }
+
+    /// Keys of what [`Store::remove_staged`] would remove; no listing shows them.
+    pub fn staged(&self, prefix: &str) -> Result<Vec<String>> {
+        let Some(folder) = &self.folder else { return Ok(Vec::new()) };
+        let found = staged::find_in(&folder.join(prefix))?;
+        Ok(found.iter().filter_map(|path| Some(path.strip_prefix(folder).ok()?.display().to_string())).collect())
     }
 
     pub async fn delete(&self, key: &str) -> Result<()> {
@@ -281,7 +288,9 @@ mod tests {
         let store = Store::open(&format!("file://{}", dir.path().display())).unwrap().child("run");
         store.put("a/b/train.tar", Bytes::from_static(b"whole")).await.unwrap();
         std::fs::write(dir.path().join("run/a/b/train.tar#1"), "half").unwrap();
+        assert_eq!(store.staged("a").unwrap(), ["a/b/train.tar#1"]);
         store.remove_staged("a").unwrap();
+        assert_eq!(store.staged("").unwrap(), [""; 0]);
         assert!(!dir.path().join("run/a/b/train.tar#1").exists());
         assert_eq!(store.require("a/b/train.tar").await.unwrap(), Bytes::from_static(b"whole"));
         store.remove_staged("nothing/here").unwrap();

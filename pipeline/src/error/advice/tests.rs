@@ -84,6 +84,13 @@ async fn refused_credentials_and_missing_buckets() {
 }
 
 #[tokio::test]
+async fn no_room() {
+    let full = answering("507 Insufficient Storage", "<Error><Code>InsufficientStorage</Code></Error>").await;
+    let found = message("s3://bucket", with_key(s3()).with_endpoint(full).build().unwrap()).await;
+    assert!(found.ends_with(". Make room there (`gc` removes what no manifest names), then run again"), "{found}");
+}
+
+#[tokio::test]
 async fn a_folder_that_cannot_be() {
     let dir = tempfile::tempdir().unwrap();
     let url = |name: &str| format!("file://{}", dir.path().join(name).display());

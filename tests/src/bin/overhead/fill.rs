@@ -44,7 +44,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let committed: Vec<(u32, Finished)> = futures::stream::iter(0..partitions).map(attempt).buffered(AT_ONCE).try_collect().await?;
     if !arguments.without_digests {
         for some in committed.chunks(DIGEST) {
-            digest::write(&store, &plan.dir(STAGE), some).await;
+            digest::write_committed(&store, plan.dir(STAGE), some.to_vec()).await;
         }
     }
     println!("done {{}}");
