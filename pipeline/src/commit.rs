@@ -87,6 +87,11 @@ pub async fn chunk_chain(store: &Store, dir: &StageDir, partition: u32) -> Resul
 /// Writes one attempt-scoped data object and describes it.
 pub async fn write_data(store: &Store, role: &str, key: String, data: Bytes) -> Result<DataObject> {
     let object = DataObject::describe(role, key, &data);
+    if planted::has(Defect::ManifestBeforeData) {
+        let (store, key) = (store.clone(), object.key.clone());
+        tokio::spawn(async move { store.put(&key, data).await });
+        return Ok(object);
+    }
     match store.put(&object.key, data).await {
         Err(e) if !planted::has(Defect::WriteErrorIgnored) => Err(e),
         _ => Ok(object),

@@ -29,10 +29,14 @@ pub enum Defect {
     IndexTooEarly,
     /// A chunk may start where no chunk has ended.
     ChainWithGap,
+    /// A manifest is committed while its data is still on the way.
+    ManifestBeforeData,
+    /// A worker goes on although it was told that its lease is lost.
+    FencingOff,
 }
 
 impl Defect {
-    pub const ALL: [Defect; 12] = [
+    pub const ALL: [Defect; 14] = [
         Defect::ReadBackOff,
         Defect::WriteErrorIgnored,
         Defect::KeysWithoutEpoch,
@@ -45,6 +49,8 @@ impl Defect {
         Defect::CommitCountedTwice,
         Defect::IndexTooEarly,
         Defect::ChainWithGap,
+        Defect::ManifestBeforeData,
+        Defect::FencingOff,
     ];
 }
 

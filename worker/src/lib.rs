@@ -1,5 +1,6 @@
 //! The worker: one partition of one stage at a time, from its input in the store to its commit.
 
+mod blocking;
 pub mod cli;
 pub mod control;
 pub mod device;

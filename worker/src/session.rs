@@ -8,6 +8,7 @@ use crate::failure::{Result, failure};
 use crate::link::{Answer, Link, Unanswered, Welcome};
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
+use ip2p_pipeline::planted::{self, Defect};
 use ip2p_pipeline::rng::{Purpose, Stream};
 use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Parting, Report};
 use std::convert::Infallible;
@@ -246,7 +247,7 @@ impl<L: Link, A: Attempts> Session<'_, L, A> {
             beat.tick().await;
             if let Ok(pulse) = self.link.heartbeat(&self.welcome.worker, Some(control.progress(assignment)), lease / 3).await {
                 last_answer = Instant::now();
-                if !pulse.keep_lease {
+                if !pulse.keep_lease && !planted::has(Defect::FencingOff) {
                     control.lose();
                 }
                 if pulse.drain {

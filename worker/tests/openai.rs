@@ -212,6 +212,15 @@ async fn a_body_that_is_never_what_the_api_promises_quarantines_the_caption() {
 }
 
 #[tokio::test]
+async fn an_answer_without_end_is_not_read_to_its_end() {
+    let server = TestServer::start(|_, _| Step::Endless).await;
+    let outcome = ask(&server).await.unwrap();
+    let reason = outcome.quarantined.clone().unwrap();
+    assert!(reason.contains("longer than 16 MiB"), "{reason}");
+    assert_eq!(outcome.counts().quarantined, 1);
+}
+
+#[tokio::test]
 async fn a_fault_that_every_request_would_meet_stops_the_run_at_once() {
     let cases = [
         (401, "invalid_api_key", "api_key_env"),

@@ -397,14 +397,16 @@ impl Scheduler {
         let stage = &self.stages[stage_number(assignment.stage)];
         let holder = stage.leases(assignment.partition).into_iter().find(|lease| lease.epoch == assignment.epoch).map(|lease| lease.worker);
         let holder = holder.filter(|name| self.workers.get(name).is_some_and(|w| w.holds == Some(assignment)));
-        let (current, known) = (holder.is_some(), stage.knows(assignment.partition));
+        let current = holder.is_some();
+        // One that was reopened is committed already: a late report says nothing about its damaged objects.
+        let counts = stage.knows(assignment.partition) && (current || !stage.is_reopened(assignment.partition));
         if let Some(holder) = holder {
             self.set_idle(&holder);
             self.strike(worker, &outcome);
         }
         let accepted = match outcome {
             // The manifest exists, so even a fenced-out attempt's success is a fact.
-            Ok(finished) if known => {
+            Ok(finished) if counts => {
                 self.commit(assignment, finished, now, commands);
                 true
             }

@@ -232,6 +232,11 @@ impl StageState {
         committed
     }
 
+    /// Whether it was given out once more and is not whole again yet.
+    pub(super) fn is_reopened(&self, partition: u32) -> bool {
+        self.reopened.contains(&partition)
+    }
+
     /// Ends an attempt that cannot go on before its input is mended. False when another attempt is still at work.
     pub(super) fn set_aside(&mut self, partition: u32, epoch: u64) -> bool {
         let PartitionState::Leased { tries, lease, rival } = self.state(partition).clone() else { return true };

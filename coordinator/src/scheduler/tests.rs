@@ -439,6 +439,18 @@ fn what_made_a_damaged_object_makes_it_again_before_its_reader_goes_on() {
 }
 
 #[test]
+fn a_late_report_does_not_make_a_damaged_object_whole() {
+    let (mut s, filter) = at_filter();
+    let pairs = next(&mut s, filter, damaged(Stage::Pairs)).unwrap();
+    // Whoever drew the pairs first tells it once more, under its old epoch.
+    let late = Assignment { epoch: 1, ..pairs };
+    let commands = report(&mut s, "other", late, Ok(finished(Stage::Pairs)), secs(2));
+    assert!(commands.contains(&Command::Acknowledge { worker: "other".to_string(), accepted: false }), "{commands:?}");
+    assert_eq!(s.workers()["w"].holds, Some(pairs), "the mending goes on");
+    assert_eq!(next(&mut s, pairs, Ok(finished(Stage::Pairs))).unwrap().stage, Stage::Filter);
+}
+
+#[test]
 fn an_object_that_is_damaged_again_and_again_stops_the_run() {
     let (mut s, mut filter) = at_filter();
     for _ in 0..policy().attempts {
@@ -610,5 +622,31 @@ proptest! {
         }
         prop_assert!(world.ended);
         prop_assert_eq!(world.done.len() as u32, 3 * partitions + 1 + 2);
+    }
+}
+
+proptest! {
+    /// One worker, no rivals: a partition is given up when, and only when, one of its two caps is reached.
+    #[test]
+    fn a_partition_is_given_up_at_its_cap(causes in prop::collection::vec(0usize..4, 0..40), attempts in 1u32..6, preemptions in 1u32..6) {
+        let policy = Policy { attempts, preemptions, ..policy() };
+        let mut recovered = fresh(1);
+        recovered.truncate(1);
+        let mut s = Scheduler::new(policy, 1, recovered);
+        let mut held = granted(&join(&mut s, "w", secs(0)));
+        let (mut failed, mut preempted, mut now) = (0, 0, secs(0));
+        for cause in causes.into_iter().map(|n| [Cause::Transient, Cause::Resource, Cause::Bug, Cause::Preempted][n]) {
+            let Some(assignment) = held else { break };
+            prop_assert!(failed < attempts && preempted < preemptions, "given out after its cap");
+            let count = if cause == Cause::Preempted { &mut preempted } else { &mut failed };
+            *count += 1;
+            let spent = failed == attempts || preempted == preemptions;
+            let commands = report(&mut s, "w", assignment, failure(cause), now);
+            let gave_up = commands.iter().any(|c| matches!(c, Command::Notice(Notice::GaveUp { .. })));
+            prop_assert_eq!(gave_up, spent);
+            now += secs(3600);
+            held = granted(&s.step(Event::WantsWork { worker: "w".to_string() }, now));
+            prop_assert_eq!(held.is_none(), spent);
+        }
     }
 }

@@ -27,6 +27,8 @@ pub struct Store {
     url: String,
     /// The folder of `prefix`, in a local store.
     folder: Option<PathBuf>,
+    /// Bytes of one part of a large object.
+    part: u64,
 }
 
 /// Whose object is there after [`Store::create`].
@@ -85,17 +87,23 @@ impl Store {
         })?;
         // A manifest must not survive a power cut that its data does not survive: every write reaches the disk.
         let inner = inner.with_fsync(true);
-        Ok(Store { inner: Arc::new(inner), prefix: Path::default(), url: format!("file://{}", absolute.display()), folder: Some(absolute) })
+        let url = format!("file://{}", absolute.display());
+        Ok(Store { inner: Arc::new(inner), prefix: Path::default(), url, folder: Some(absolute), part: PART })
     }
 
     fn open_remote(url: &str, options: &StoreOptions) -> Result<Self> {
         let (inner, prefix) = open::remote(url, options, options::environment())?;
-        Ok(Store { inner, prefix, url: url.to_string(), folder: None })
+        Ok(Store { inner, prefix, url: url.to_string(), folder: None, part: PART })
     }
 
     /// A store behind a client of the caller's: for tests, which wrap one in faults. `url` is its name in messages.
     pub fn over(inner: Arc<dyn ObjectStore>, url: &str) -> Self {
-        Store { inner, prefix: Path::default(), url: url.to_string(), folder: None }
+        Store { inner, prefix: Path::default(), url: url.to_string(), folder: None, part: PART }
+    }
+
+    /// The same store with smaller parts, for tests, whose large objects are small.
+    pub fn with_parts(self, bytes: u64) -> Self {
+        Store { part: bytes, ..self }
     }
 
     /// A store in memory, for tests.
@@ -110,6 +118,7 @@ impl Store {
             prefix: self.prefix.clone().join(name),
             url: format!("{}/{name}", self.url.trim_end_matches('/')),
             folder: self.folder.as_ref().map(|folder| folder.join(name)),
+            part: self.part,
         }
     }
 
@@ -173,7 +182,7 @@ impl Store {
 
     /// Writes an object, replacing what was there. Only for attempt-scoped or derived objects.
     pub async fn put(&self, key: &str, bytes: Bytes) -> Result<()> {
-        upload::bytes(&*self.inner, &self.path(key), bytes).await.map_err(self.error("write", key))
+        upload::bytes(&*self.inner, &self.path(key), self.part, bytes).await.map_err(self.error("write", key))
     }
 
     /// Uploads a local file, replacing what was there; memory is bounded by a few parts of [`PART`] bytes.
@@ -181,7 +190,7 @@ impl Store {
         let unreadable = |source| Error::File { path: file.display().to_string(), source };
         let reader = tokio::fs::File::open(file).await.map_err(unreadable)?;
         let size = reader.metadata().await.map_err(unreadable)?.len();
-        upload::stream(&*self.inner, &self.path(key), size, reader).await.map_err(self.error("upload", key))
+        upload::stream(&*self.inner, &self.path(key), self.part, size, reader).await.map_err(self.error("upload", key))
     }
 
     /// Creates an object if there is none: the one atomic step that every guarantee stands on.

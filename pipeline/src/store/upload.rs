@@ -15,29 +15,30 @@ const IN_FLIGHT: usize = 4;
 /// S3 takes 10,000 parts of an object.
 const MOST_PARTS: u64 = 9_000;
 
-/// Writes `bytes` at `path`, replacing what was there.
-pub(super) async fn bytes(store: &dyn ObjectStore, path: &Path, bytes: Bytes) -> object_store::Result<()> {
-    if bytes.len() as u64 <= PART {
+/// Writes `bytes` at `path`, replacing what was there; in parts of `part` bytes when they are more.
+pub(super) async fn bytes(store: &dyn ObjectStore, path: &Path, part: u64, bytes: Bytes) -> object_store::Result<()> {
+    if bytes.len() as u64 <= part {
         return store.put(path, PutPayload::from_bytes(bytes)).await.map(drop);
     }
-    let part = part_size(bytes.len() as u64);
+    let part = part_size(part, bytes.len() as u64);
     let starts = (0..bytes.len()).step_by(part);
     let parts = starts.map(|start| Ok(bytes.slice(start..bytes.len().min(start + part))));
     in_parts(store, path, part, stream::iter(parts)).await
 }
 
-/// Writes the `size` bytes of `source` at `path`, replacing what was there.
+/// Writes the `size` bytes of `source` at `path` in the same way.
 pub(super) async fn stream(
     store: &dyn ObjectStore,
     path: &Path,
+    part: u64,
     size: u64,
     mut source: impl AsyncRead + Unpin,
 ) -> object_store::Result<()> {
-    let part = part_size(size);
-    if size <= PART {
-        let whole = read_part(&mut source, part).await.map_err(unreadable)?;
-        return bytes(store, path, whole).await;
+    if size <= part {
+        let whole = read_part(&mut source, part as usize).await.map_err(unreadable)?;
+        return bytes(store, path, part, whole).await;
     }
+    let part = part_size(part, size);
     let parts = stream::try_unfold(source, |mut source| async move {
         let read = read_part(&mut source, part).await?;
         Ok((!read.is_empty()).then_some((read, source)))
@@ -52,8 +53,8 @@ async fn read_part(source: &mut (impl AsyncRead + Unpin), part: usize) -> io::Re
     Ok(buffer.into())
 }
 
-fn part_size(size: u64) -> usize {
-    usize::try_from(size.div_ceil(MOST_PARTS).max(PART)).unwrap_or(usize::MAX)
+fn part_size(part: u64, size: u64) -> usize {
+    usize::try_from(size.div_ceil(MOST_PARTS).max(part)).unwrap_or(usize::MAX)
 }
 
 /// The object appears when its last part is there; parts of an upload that fails are given up, because they cost money.
@@ -154,8 +155,8 @@ mod tests {
     #[test]
     fn the_largest_shard_fits_into_the_parts_of_an_object() {
         for size in [PART + 1, 100_000_000_000, 5_000_000_000_000] {
-            assert!(size.div_ceil(part_size(size) as u64) <= MOST_PARTS, "{size}");
+            assert!(size.div_ceil(part_size(PART, size) as u64) <= MOST_PARTS, "{size}");
         }
-        assert_eq!(part_size(PART + 1) as u64, PART);
+        assert_eq!(part_size(PART, PART + 1) as u64, PART);
     }
 }

@@ -1,9 +1,9 @@
 //! Deterministic simulation: the real scheduler, driver, sessions, attempts and commits, over a simulated store, network
 //! and clock, in one process and from one seed.
 //!
-//! Nothing waits for real time. Processes are killed between any two awaits, put to sleep past their leases and woken,
-//! coordinators are replaced while the old one lives on, requests and answers are lost, writes are torn, late, or
-//! answered with an error although they landed, and objects rot. After every event the guarantees are checked against the truth
+//! Nothing waits for real time. Processes are killed between any two awaits, put to sleep past their leases and woken
+//! (so the clock jumps for them), coordinators are replaced while the old one lives on, requests and answers are lost,
+//! writes (whole or in parts) are torn, late, or answered with an error although they landed, and objects rot. After every event the guarantees are checked against the truth
 //! ([`world`]); when the faults end, the run must end, with every record accounted for once.
 
 pub(crate) mod chance;
@@ -16,7 +16,7 @@ mod world;
 use ip2p_coordinator::digest::Digests;
 use ip2p_coordinator::driver::{Driver, View};
 use ip2p_coordinator::prepare;
-use ip2p_coordinator::scheduler::{Ending, Policy, Scheduler};
+use ip2p_coordinator::scheduler::{Ending, Policy, Scheduler, Stop};
 use ip2p_coordinator::term::Term;
 use ip2p_pipeline::ids::Fingerprint;
 use ip2p_pipeline::layout::{Stage, StageDir};
@@ -181,36 +181,57 @@ async fn keep_working(world: Arc<World>, address: Address, number: u64) {
 async fn keep_coordinating(world: &Arc<World>, address: &Address) -> (u32, Scheduler) {
     let (done, mut complete) = mpsc::channel(4);
     let mut alive: Vec<JoinHandle<()>> = Vec::new();
+    let start = |number: u32| {
+        let (process, switch) = Process::new(world, format!("coordinator {number}"));
+        let life = coordinate(process.clone(), address.clone(), done.clone());
+        (spawn_local(async move { process.live(life).await }), switch)
+    };
     for number in 1u32.. {
         // Now and then two are started at the same moment.
         if world.fault(4) {
-            alive.push(spawn_local(coordinate(world.clone(), address.clone(), number, done.clone())));
+            alive.push(start(number).0);
         }
-        let life = spawn_local(coordinate(world.clone(), address.clone(), number, done.clone()));
-        let until_fault = world.chance.millis(20_000..400_000);
-        // A fault that falls into the calm does not happen.
-        let fault = async {
-            sleep(until_fault).await;
-            if world.is_calm() {
-                std::future::pending::<()>().await;
-            }
-        };
+        let (life, switch) = start(number);
         alive.push(life);
         let newest = alive.len() - 1;
-        tokio::select! {
-            biased;
-            Some(scheduler) = complete.recv() => {
-                alive.iter().for_each(JoinHandle::abort);
-                return (number, scheduler);
+        loop {
+            let until_fault = world.chance.millis(20_000..400_000);
+            // A fault that falls into the calm does not happen.
+            let fault = async {
+                sleep(until_fault).await;
+                if world.is_calm() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                Some(scheduler) = complete.recv() => {
+                    alive.iter().for_each(JoinHandle::abort);
+                    return (number, scheduler);
+                }
+                _ = &mut alive[newest] => break,
+                () = fault => {}
             }
-            _ = &mut alive[newest] => {}
-            () = fault => {
-                // Killed, or only out of sight: then it must give way to the next.
-                let killed = world.chance.one_in(2);
-                world.note(|| format!("coordinator {number} {}", if killed { "is killed" } else { "is out of sight" }));
-                address.set(None);
-                if killed {
+            match world.chance.below(3) {
+                0 => {
+                    world.note(|| format!("coordinator {number} is killed"));
+                    address.set(None);
                     alive[newest].abort();
+                    break;
+                }
+                // It must give way to the next.
+                1 => {
+                    world.note(|| format!("coordinator {number} is out of sight"));
+                    address.set(None);
+                    break;
+                }
+                // SIGSTOP, and SIGCONT much later: for it, no time has passed but on the clock.
+                _ => {
+                    world.note(|| format!("coordinator {number} sleeps"));
+                    switch.stop();
+                    sleep(world.chance.millis(1_000..100_000)).await;
+                    world.note(|| format!("coordinator {number} wakes"));
+                    switch.resume();
                 }
             }
         }
@@ -221,9 +242,8 @@ async fn keep_coordinating(world: &Arc<World>, address: &Address) -> (u32, Sched
 }
 
 /// One coordinator's life; errors of the store end it, as they end the program.
-async fn coordinate(world: Arc<World>, address: Address, number: u32, done: mpsc::Sender<Scheduler>) {
-    // Nobody puts coordinators to sleep: one that is out of sight does the same harm.
-    let (process, _switch) = Process::new(&world, format!("coordinator {number}"));
+async fn coordinate(process: Process, address: Address, done: mpsc::Sender<Scheduler>) {
+    let world = process.world.clone();
     let store = Store::over(Arc::new(BadStore(process.clone())), "memory:///");
     let Ok(term) = Term::take(&store).await else { return };
     let Ok(recovered) = prepare::recover(&store, &world.plan).await else { return };
@@ -235,25 +255,33 @@ async fn coordinate(world: Arc<World>, address: Address, number: u32, done: mpsc
     address.set(Some(requests));
     let (view, _) = watch::channel(View::default());
     let (_interrupt, interrupts) = mpsc::channel(1);
-    let scheduler = Scheduler::new(policy(), term.number, recovered);
+    let scheduler = Scheduler::new(policy(&world), term.number, recovered);
     let driver = Driver::new(scheduler, inbox, None, &term, view, Digests::start(&store, &world.plan));
     let (ending, scheduler, farewell) = driver.run(interrupts).await;
     process.note(|| format!("ends: {ending:?}"));
-    if ending == Ending::Complete {
-        // The last one to hear of it may already know.
-        let _ = done.send(scheduler).await;
-        let _ = farewell.await;
-    } else if let Ending::Stopped(ip2p_coordinator::scheduler::Stop::BadInput(why)) = ending {
-        world.violated(format!("nothing was wrong with the input, but the run stopped: {why}"));
+    match ending {
+        Ending::Complete => {
+            // The last one to hear of it may already know.
+            let _ = done.send(scheduler).await;
+            let _ = farewell.await;
+        }
+        Ending::Stopped(Stop::BadInput(why)) if world.caps.is_none() => {
+            world.violated(format!("nothing was wrong with the input, but the run stopped: {why}"));
+        }
+        Ending::Incomplete { failed } if world.caps.is_none() => {
+            world.violated(format!("the run gave up although it was told not to: {failed:?}"));
+        }
+        // Whoever comes next tries again.
+        Ending::Stopped(_) | Ending::Incomplete { .. } => {}
     }
 }
 
-/// Nothing is given up for good: that is the unit tests' matter.
-fn policy() -> Policy {
+fn policy(world: &World) -> Policy {
+    let (attempts, preemptions) = world.caps.unwrap_or((u32::MAX, u32::MAX));
     Policy {
         lease: LEASE,
-        attempts: u32::MAX,
-        preemptions: u32::MAX,
+        attempts,
+        preemptions,
         backoff_min: Duration::from_secs(1),
         backoff_max: Duration::from_secs(20),
         max_quarantined: 1.0,

@@ -99,6 +99,9 @@ impl Link for BadLink {
         let worker = worker.to_string();
         let answer = self.ask(|reply| Request::Heartbeat { worker, progress, reply });
         let HeartbeatAnswer { keep_lease, drain } = tokio::time::timeout(timeout, answer).await.map_err(|_| silent("timed out"))??;
+        if let Some(progress) = progress.filter(|_| !keep_lease) {
+            self.process.world.told_lost(progress.assignment);
+        }
         Ok(Pulse { keep_lease, drain })
     }
 

@@ -1,8 +1,11 @@
 //! A process of the simulation: it can be killed between any two awaits, and put to sleep.
 
 use super::world::World;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::ready;
 use tokio::sync::Notify;
 
 /// What a process knows of itself.
@@ -38,6 +41,17 @@ impl Process {
             }
             woken.await;
         }
+    }
+
+    /// Lives `life`, but only while the process is awake: when it wakes, its clock has jumped between two of its steps.
+    pub async fn live<T>(&self, life: impl Future<Output = T>) -> T {
+        let (mut life, mut awake) = (pin!(life), Box::pin(self.awake()));
+        poll_fn(move |context| {
+            ready!(awake.as_mut().poll(context));
+            awake.set(self.awake());
+            life.as_mut().poll(context)
+        })
+        .await
     }
 
     pub fn note(&self, what: impl FnOnce() -> String) {

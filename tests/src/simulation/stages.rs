@@ -10,7 +10,7 @@ use bytes::Bytes;
 use ip2p_pipeline::commit;
 use ip2p_pipeline::layout::{Stage, StageDir};
 use ip2p_pipeline::manifest::{ChunkManifest, Counts, PartitionManifest, SHARDS_FIGURE};
-use ip2p_pipeline::store::Store;
+use ip2p_pipeline::store::{PART, Store};
 use ip2p_pipeline::task::{Assignment, Cause, Finished};
 use ip2p_worker::control::Control;
 use ip2p_worker::failure::{Result, domain, failure};
@@ -22,6 +22,8 @@ use std::time::Duration;
 
 pub const SHARDS: u64 = 3;
 const ROWS: &str = "rows";
+/// With parts so small, most data goes up in several.
+const SMALL_PART: u64 = 24;
 
 /// What the rules make of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +57,8 @@ pub struct Toys {
 
 impl Toys {
     pub fn new(process: &Process, chunk: Duration) -> Self {
-        let store = Store::over(Arc::new(BadStore(process.clone())), "memory:///");
+        let part = if process.world.chance.one_in(2) { SMALL_PART } else { PART };
+        let store = Store::over(Arc::new(BadStore(process.clone())), "memory:///").with_parts(part);
         Toys { process: process.clone(), store, chunk }
     }
 

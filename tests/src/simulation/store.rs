@@ -8,9 +8,10 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     Attributes, CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 /// A client gives up here; its request may still arrive.
@@ -68,6 +69,62 @@ impl BadStore {
     }
 }
 
+/// An upload in parts: the object appears whole, when the upload is completed.
+#[derive(Debug)]
+struct BadUpload {
+    store: BadStore,
+    key: String,
+    /// `None`: on its way, or lost.
+    parts: Arc<Mutex<Vec<Option<Bytes>>>>,
+}
+
+fn locked(parts: &Mutex<Vec<Option<Bytes>>>) -> MutexGuard<'_, Vec<Option<Bytes>>> {
+    parts.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[async_trait]
+impl MultipartUpload for BadUpload {
+    fn put_part(&mut self, part: PutPayload) -> UploadPart {
+        let (store, parts, key, fate) = (self.store.clone(), self.parts.clone(), self.key.clone(), self.store.fate());
+        let number = {
+            let mut parts = locked(&parts);
+            parts.push(None);
+            parts.len() - 1
+        };
+        Box::pin(async move {
+            store.0.awake().await;
+            tokio::time::sleep(fate.before).await;
+            if fate.arrives {
+                locked(&parts)[number] = Some(part.into());
+            }
+            tokio::time::sleep(fate.after).await;
+            if fate.arrives && fate.answered { Ok(()) } else { Err(unavailable(&key)) }
+        })
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        self.store.0.awake().await;
+        let (world, fate, key, parts) = (self.store.0.world.clone(), self.store.fate(), self.key.clone(), self.parts.clone());
+        // On its way: killing the sender does not call it back.
+        let request = tokio::spawn(async move {
+            tokio::time::sleep(fate.before).await;
+            let whole: Option<Vec<Bytes>> = locked(&parts).iter().cloned().collect();
+            let Some(whole) = whole.filter(|_| fate.arrives) else { return Err(unavailable(&key)) };
+            world.put(&key, whole.concat().into(), false);
+            tokio::time::sleep(fate.after).await;
+            if fate.answered { Ok(()) } else { Err(unavailable(&key)) }
+        });
+        let answer = tokio::time::timeout(CLIENT_TIMEOUT, request).await.map_err(|_| unavailable(&self.key))?;
+        answer.unwrap_or_else(|e| Err(unavailable(&e.to_string())))?;
+        self.store.0.note(|| format!("wrote {} in {} parts", self.key, locked(&self.parts).len()));
+        Ok(PutResult { e_tag: None, version: None, extensions: Default::default() })
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
 fn unavailable(key: &str) -> Error {
     Error::Generic { store: "simulated", source: format!("503 for {key}").into() }
 }
@@ -109,8 +166,10 @@ impl ObjectStore for BadStore {
         }
     }
 
-    async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        Err(Error::NotImplemented { operation: "multipart".to_string(), implementer: self.to_string() })
+    async fn put_multipart_opts(&self, location: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        let key = location.to_string();
+        self.read(&key).await?;
+        Ok(Box::new(BadUpload { store: self.clone(), key, parts: Arc::default() }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {

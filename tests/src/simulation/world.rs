@@ -18,6 +18,8 @@ const TRACE: usize = 80;
 pub struct World {
     pub chance: Chance,
     pub plan: Arc<Plan>,
+    /// Failed and preempted attempts at one partition before a coordinator gives it up; none does where there is no cap.
+    pub caps: Option<(u32, u32)>,
     /// Faults end here, so that a sound program must come to its end.
     calm: Instant,
     started: Instant,
@@ -34,6 +36,8 @@ struct State {
     /// The largest epoch of each term.
     epochs: BTreeMap<u64, u64>,
     granted: BTreeSet<u64>,
+    /// Attempts whose worker knows that its lease is lost, and the chunks that they have committed since.
+    told_lost: BTreeMap<u64, u32>,
     violation: Option<String>,
     trace: VecDeque<String>,
     faults: u64,
@@ -62,9 +66,12 @@ fn kind(key: &str) -> Kind {
 impl World {
     pub fn new(seed: u64, plan: Plan, stormy: Duration) -> Self {
         let started = Instant::now();
+        let chance = Chance::new(seed);
+        let caps = chance.one_in(2).then(|| (2 + chance.below(4) as u32, 2 + chance.below(8) as u32));
         World {
-            chance: Chance::new(seed),
+            chance,
             plan: Arc::new(plan),
+            caps,
             calm: started + stormy,
             started,
             state: Mutex::default(),
@@ -195,6 +202,13 @@ impl World {
             return Some(format!("it starts at record {}, where no chunk ended", chunk.start));
         }
         let mut state = self.state();
+        if let Some(since) = state.told_lost.get_mut(&chunk.attempt.epoch) {
+            *since += 1;
+            // The one at hand may end.
+            if *since > 1 {
+                return Some(format!("{} went on although it was told that its lease is lost", chunk.attempt.worker));
+            }
+        }
         chunk.objects.into_iter().for_each(|object| drop(state.named.insert(object.key.clone(), object)));
         None
     }
@@ -258,6 +272,11 @@ impl World {
         if !(fresh && grew) {
             self.violated(format!("{stage} partition {partition}: epoch {epoch:x} was given out again or went back"));
         }
+    }
+
+    /// A worker has heard that its lease is lost.
+    pub fn told_lost(&self, assignment: Assignment) {
+        self.state().told_lost.entry(assignment.epoch).or_default();
     }
 
     /// A worker says that a partition is committed.

@@ -27,6 +27,8 @@ const PROBE_PAUSE: Duration = Duration::from_millis(300);
 const PROBE_PATIENCE: Duration = Duration::from_secs(15);
 /// Characters of a server's answer that an error quotes.
 const QUOTED: usize = 300;
+/// Bytes of the largest answer that is read: a thousand times what a caption needs.
+const LARGEST_ANSWER: usize = 16 << 20;
 
 /// A connection pool to one server.
 pub(super) struct Transport {
@@ -157,7 +159,7 @@ impl Transport {
         if !matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             return Ok(());
         }
-        let body = answer.bytes().await.unwrap_or_default();
+        let body = self.body(answer).await.unwrap_or_default();
         // A good key may lack the right to list models, and OpenAI says so in this word.
         if String::from_utf8_lossy(&body).contains("scope") {
             return Ok(());
@@ -180,12 +182,25 @@ impl Transport {
         let failed = |e| Failure::new(Kind::Passing, self.describe(e));
         let response = self.http.post(url).timeout(self.timeout).body(body.clone()).send().await.map_err(failed)?;
         let (status, headers) = (response.status(), response.headers().clone());
-        let bytes = response.bytes().await.map_err(failed)?;
+        let bytes = self.body(response).await?;
         if !status.is_success() {
             return Err(refusal(status, &headers, &bytes));
         }
         serde_json::from_slice(&bytes)
             .map_err(|e| Failure::new(Kind::Garbled, format!("the answer is not what the API promises ({e}): {}", quote(&bytes))))
+    }
+
+    /// What the server sends, at most [`LARGEST_ANSWER`] bytes of it, whatever length it announces.
+    async fn body(&self, mut response: reqwest::Response) -> Result<Vec<u8>, Failure> {
+        let mut body = Vec::new();
+        while let Some(piece) = response.chunk().await.map_err(|e| Failure::new(Kind::Passing, self.describe(e)))? {
+            if body.len() + piece.len() > LARGEST_ANSWER {
+                let problem = format!("the answer is longer than {} MiB: is this a language model server?", LARGEST_ANSWER >> 20);
+                return Err(Failure::new(Kind::Garbled, problem));
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(body)
     }
 
     /// The innermost cause of a failed connection, without the address, which the caller adds.
@@ -255,7 +270,10 @@ fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
 fn said(body: &[u8]) -> String {
     let json: Value = serde_json::from_slice(body).unwrap_or_default();
     let error = &json["error"];
-    error["message"].as_str().or(error.as_str()).map_or_else(|| quote(body), str::to_string)
+    match error["message"].as_str().or(error.as_str()) {
+        Some(message) => message.chars().take(QUOTED).collect(),
+        None => quote(body),
+    }
 }
 
 fn advise(status: StatusCode, out_of_credit: bool) -> (Kind, &'static str) {
@@ -342,6 +360,7 @@ mod tests {
         assert_eq!(message(b"<h1>no\n</h1>"), "HTTP 400 Bad Request: `<h1>no </h1>`");
         assert_eq!(message(b" \n"), "HTTP 400 Bad Request: no text");
         assert!(message(&[0xff; 5000]).chars().count() < 400);
+        assert!(message(format!(r#"{{"error":{{"message":"{}"}}}}"#, "long ".repeat(1000)).as_bytes()).chars().count() < 400);
     }
 
     #[test]

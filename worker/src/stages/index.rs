@@ -2,6 +2,7 @@
 
 use super::local::{Local, described};
 use super::{Env, input, role};
+use crate::blocking::blocking;
 use crate::control::Control;
 use crate::failure::{Result, domain, failure};
 use crate::run_partition::{ChunkData, ChunkPlace, Work};
@@ -29,26 +30,23 @@ const LINEAGE_KEY: &str = "ip2p.lineage";
 struct IndexWork {
     env: Env,
     partitions: u32,
-    /// The index and the kept pairs; `None` once they are handed over.
-    tables: Option<Tables>,
+    /// `None` once it was handed over, or when the thread that worked on it ended.
+    building: Option<Building>,
+}
+
+/// The index and the kept pairs under construction.
+struct Building {
+    index: Growing,
+    kept: Growing,
     pairs: Vec<KeptPair>,
     counts: Counts,
 }
 
-struct Tables {
-    index: Growing,
-    kept: Growing,
-}
-
 pub(super) async fn open(env: &Env) -> Result<impl Work + use<>> {
     let lineage = lineage(env);
-    Ok(IndexWork {
-        env: env.clone(),
-        partitions: env.plan.partitioning.partitions().map_err(domain)?,
-        tables: Some(Tables { index: Growing::new(&lineage)?, kept: Growing::new(&lineage)? }),
-        pairs: Vec::new(),
-        counts: Counts::default(),
-    })
+    let building =
+        Building { index: Growing::new(&lineage)?, kept: Growing::new(&lineage)?, pairs: Vec::new(), counts: Counts::default() };
+    Ok(IndexWork { env: env.clone(), partitions: env.plan.partitioning.partitions().map_err(domain)?, building: Some(building) })
 }
 
 /// A table of any length under construction, in a local file.
@@ -69,15 +67,25 @@ impl Growing {
         self.writer.write(rows).map_err(domain)
     }
 
-    async fn upload(self, env: &Env, place: &ChunkPlace, role: &str, name: &str) -> Result<DataObject> {
-        let key = place.key(name);
+    fn finish(self, role: &str, key: String) -> Result<Grown> {
         let (sink, stats) = self.writer.finish().map_err(domain)?.finish(&key, None, 0);
         self.local.close(sink)?;
-        let object = described(role, key, stats);
-        if place.may_write(&env.store, &object)? {
-            self.local.upload(&env.store, &object.key).await?;
+        Ok(Grown { local: self.local, object: described(role, key, stats) })
+    }
+}
+
+/// A whole table.
+struct Grown {
+    local: Local,
+    object: DataObject,
+}
+
+impl Grown {
+    async fn upload(self, env: &Env, place: &ChunkPlace) -> Result<DataObject> {
+        if place.may_write(&env.store, &self.object)? {
+            self.local.upload(&env.store, &self.object.key).await?;
         }
-        Ok(object)
+        Ok(self.object)
     }
 }
 
@@ -110,28 +118,34 @@ impl Work for IndexWork {
             if control.lost() || control.draining() {
                 return Err(failure(Cause::Preempted, "asked to leave"));
             }
-            for (key, bytes) in tables {
-                for rows in TableReader::<IndexRow>::open(&key, bytes).map_err(domain)? {
-                    self.add_rows(&rows.map_err(domain)?)?;
-                }
-            }
+            let mut building = self.take()?;
+            let add = move || {
+                building.add(tables)?;
+                Ok(building)
+            };
+            self.building = Some(blocking("that writes the index", add).await?);
             control.made(1, 0);
         }
         Ok(1)
     }
 
     async fn take_chunk(&mut self, place: &ChunkPlace) -> Result<ChunkData> {
-        let Tables { index, kept } = self.tables.take().ok_or_else(|| failure(Cause::Bug, "the index was handed over twice"))?;
-        let spec = &self.env.plan.spec;
-        let plan = ShardPlan::new(std::mem::take(&mut self.pairs), spec.seed, &spec.stages.shards).map_err(domain)?;
-        let mut data = ChunkData { counts: std::mem::take(&mut self.counts), ..ChunkData::default() };
+        let Building { index, kept, pairs, counts } = self.take()?;
+        let (seed, shards) = (self.env.plan.spec.seed, self.env.plan.spec.stages.shards.clone());
+        let (index_key, kept_key) = (place.key("index.parquet"), place.key("kept.parquet"));
+        let finish = move || {
+            let plan = ShardPlan::new(pairs, seed, &shards).map_err(domain)?;
+            Ok((plan, index.finish(role::INDEX, index_key)?, kept.finish(role::KEPT, kept_key)?))
+        };
+        let (plan, index, kept) = blocking("that plans the shards", finish).await?;
+        let mut data = ChunkData { counts, ..ChunkData::default() };
         data.figures.insert(SHARDS_FIGURE.to_string(), plan.tasks().len() as f64);
         for split in plan.splits() {
             data.figures.insert(format!("{}_pairs", split.split.name()), split.pairs as f64);
             data.figures.insert(format!("{}_triplets", split.split.name()), split.triplets as f64);
         }
-        data.written.push(index.upload(&self.env, place, role::INDEX, "index.parquet").await?);
-        data.written.push(kept.upload(&self.env, place, role::KEPT, "kept.parquet").await?);
+        data.written.push(index.upload(&self.env, place).await?);
+        data.written.push(kept.upload(&self.env, place).await?);
         Ok(data)
     }
 }
@@ -147,11 +161,26 @@ async fn selection(env: &Env, partition: u32) -> Result<Vec<(String, Bytes)>> {
 }
 
 impl IndexWork {
+    fn take(&mut self) -> Result<Building> {
+        self.building.take().ok_or_else(|| failure(Cause::Bug, "the index was handed over before its end"))
+    }
+}
+
+impl Building {
+    /// Adds the tables of one partition.
+    fn add(&mut self, tables: Vec<(String, Bytes)>) -> Result<()> {
+        for (key, bytes) in tables {
+            for rows in TableReader::<IndexRow>::open(&key, bytes).map_err(domain)? {
+                self.add_rows(&rows.map_err(domain)?)?;
+            }
+        }
+        Ok(())
+    }
+
     fn add_rows(&mut self, rows: &[IndexRow]) -> Result<()> {
-        let tables = self.tables.as_mut().ok_or_else(|| failure(Cause::Bug, "the index was handed over before its end"))?;
         let kept: Vec<IndexRow> = rows.iter().filter(|row| row.verdict == Verdict::Kept).cloned().collect();
-        tables.index.write(rows)?;
-        tables.kept.write(&kept)?;
+        self.index.write(rows)?;
+        self.kept.write(&kept)?;
         self.counts.expected += rows.len() as u64;
         self.counts.output += rows.len() as u64;
         for row in &kept {

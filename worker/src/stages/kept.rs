@@ -1,22 +1,25 @@
 //! The kept pairs and the plan of their shards. Every shard needs both, so a worker reads and plans once per index.
+//!
+//! The rows lie in a local file. In memory is what the plan needs of each pair: some hundred bytes, however long its texts.
 
+use super::local::Local;
+use super::row_file::{RowFile, RowWriter};
 use super::{Env, input, role};
-use crate::failure::{Result, domain, failure};
-use bytes::Bytes;
-use ip2p_pipeline::commit;
+use crate::blocking::blocking;
+use crate::failure::{Result, domain};
+use ip2p_pipeline::fetch;
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::PartitionManifest;
 use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::records::IndexRow;
 use ip2p_pipeline::shard_plan::{KeptPair, ShardPlan};
-use ip2p_pipeline::tables::Table;
-use ip2p_pipeline::task::Cause;
+use ip2p_pipeline::tables::TableReader;
 use std::sync::Arc;
 use tokio::sync::Mutex;
 
 /// The kept rows of the index, and where each goes.
 pub(super) struct Kept {
-    pub rows: Vec<IndexRow>,
+    pub rows: RowFile<IndexRow>,
     pub plan: ShardPlan,
 }
 
@@ -46,23 +49,30 @@ impl KeptCache {
 async fn read(env: &Env, index: &PartitionManifest) -> Result<Kept> {
     let mut tables = Vec::new();
     for object in index.objects(role::KEPT) {
-        tables.push((env.store.url_of(&object.key), commit::read_data(&env.store, object).await.map_err(domain)?));
+        let local = Local::new()?;
+        let mut sink = local.sink()?;
+        fetch::stream(&env.store, object, &mut sink).await.map_err(domain)?;
+        local.close(sink)?;
+        tables.push((env.store.url_of(&object.key), local));
     }
     let plan = env.plan.clone();
     // A million rows take seconds, in which heartbeats must go on.
-    let decoded = tokio::task::spawn_blocking(move || decode(tables, &plan)).await;
-    decoded.map_err(|e| failure(Cause::Bug, format!("the thread that reads the kept pairs ended: {e}")))?
+    blocking("that reads the kept pairs", move || decode(tables, &plan)).await
 }
 
-fn decode(tables: Vec<(String, Bytes)>, plan: &Plan) -> Result<Kept> {
-    let mut rows = Vec::new();
-    for (url, bytes) in tables {
-        rows.append(&mut IndexRow::decode(&url, bytes).map_err(domain)?);
-    }
+fn decode(tables: Vec<(String, Local)>, plan: &Plan) -> Result<Kept> {
+    let mut rows = RowWriter::new()?;
     let mut pairs = Vec::new();
-    for (position, row) in (0u32..).zip(&rows) {
-        pairs.extend(KeptPair::of(position, row).map_err(domain)?);
+    let mut position = 0u32;
+    for (url, local) in tables {
+        for batch in TableReader::<IndexRow>::open(&url, local.source()?).map_err(domain)? {
+            for row in batch.map_err(domain)? {
+                pairs.extend(KeptPair::of(position, &row).map_err(domain)?);
+                rows.push(&row)?;
+                position += 1;
+            }
+        }
     }
     let plan = ShardPlan::new(pairs, plan.spec.seed, &plan.spec.stages.shards).map_err(domain)?;
-    Ok(Kept { rows, plan })
+    Ok(Kept { rows: rows.finish()?, plan })
 }

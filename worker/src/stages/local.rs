@@ -29,6 +29,11 @@ impl Local {
         sink.into_inner().map(drop).map_err(|e| unusable(self.0.path(), e.into_error()))
     }
 
+    /// For reading, from the start.
+    pub fn source(&self) -> Result<File> {
+        self.0.reopen().map_err(|e| unusable(self.0.path(), e))
+    }
+
     pub async fn upload(&self, store: &Store, key: &str) -> Result<()> {
         store.put_file(key, self.0.path()).await.map_err(domain)
     }

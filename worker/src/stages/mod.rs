@@ -10,6 +10,7 @@ mod pairs;
 mod patience;
 mod pool;
 mod prompts;
+mod row_file;
 mod shards;
 #[cfg(test)]
 mod tests;

@@ -7,9 +7,10 @@ use super::bundle::ImageBundle;
 use super::patience::{Draws, draw_patiently};
 use super::pool::{Encoded, Pool, all_failed, some_finite};
 use super::{Env, input, role, rows};
+use crate::blocking::blocking;
 use crate::control::Control;
 use crate::draw::{self, Drawer, Finished};
-use crate::failure::{Result, domain, failure};
+use crate::failure::{Result, domain};
 use crate::loaded::Models;
 use crate::run_partition::{ChunkData, ChunkPlace, Work};
 use async_trait::async_trait;
@@ -19,7 +20,7 @@ use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::records::{ScoredCandidate, Triplet};
 use ip2p_pipeline::spec::Filter;
 use ip2p_pipeline::tables::Table;
-use ip2p_pipeline::task::{Assignment, Cause};
+use ip2p_pipeline::task::Assignment;
 use std::sync::Arc;
 
 struct PairsWork {
@@ -171,8 +172,7 @@ impl PairsWork {
     async fn close(&mut self) -> Result<()> {
         let Some((_, pool)) = self.open.take() else { return Ok(()) };
         let format = self.env.plan.spec.stages.pairs.image;
-        let encoded = tokio::task::spawn_blocking(move || pool.finish(format)).await;
-        let finished = encoded.map_err(|e| failure(Cause::Bug, format!("the thread that encodes images ended: {e}")))??;
+        let finished = blocking("that encodes images", move || pool.finish(format)).await?;
         self.drawn.extend(finished.into_iter().map(|(scored, images)| Drawn { scored, images, latents: None }));
         Ok(())
     }
@@ -207,6 +207,7 @@ fn draw_batch(models: &mut Models, plan: &Plan, triplet: &Triplet, number: u32, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ip2p_pipeline::task::Cause;
     use crate::device::Device;
     use crate::run_partition::run_partition;
     use crate::testing;

@@ -123,11 +123,12 @@ impl ShardsWork {
     /// The samples of (number, row), in order, with their images.
     fn fetch(&self, samples: Vec<(u64, u32)>) -> impl futures::Stream<Item = Result<Sample>> + Unpin + '_ {
         let load = move |(number, row): (u64, u32)| async move {
-            let row = self.kept.rows.get(row as usize).ok_or_else(|| failure(Cause::Bug, format!("the index has no kept row {row}")))?;
+            let found = self.kept.rows.get(row as usize)?;
+            let row = found.ok_or_else(|| failure(Cause::Bug, format!("the index has no kept row {row}")))?;
             let images = row.images.as_ref().ok_or_else(|| failure(Cause::Bug, format!("pair {} has no images", row.pair)))?;
             let read = |image| commit::read_image(&self.env.store, image);
             let images = [read(&images[0]).await.map_err(domain)?, read(&images[1]).await.map_err(domain)?];
-            Sample::new(number, row.clone(), images).map_err(domain)
+            Sample::new(number, row, images).map_err(domain)
         };
         Box::pin(futures::stream::iter(samples).map(load).buffered(FETCHES))
     }

@@ -20,6 +20,8 @@ pub enum Step {
     },
     /// Sends the start of a body and breaks the connection.
     Cut(&'static str),
+    /// Sends a body for as long as somebody reads it.
+    Endless,
     /// Accepts the request and never answers.
     Silence,
     /// Answers when as many requests as the barrier counts are in flight at once.
@@ -155,6 +157,10 @@ async fn perform(step: Step) -> Response {
         Step::Cut(start) => {
             let parts = [Ok(Bytes::from_static(start.as_bytes())), Err(io::Error::other("cut"))];
             Response::new(Body::from_stream(futures::stream::iter(parts)))
+        }
+        Step::Endless => {
+            let piece = Bytes::from(vec![b' '; 1 << 20]);
+            Response::new(Body::from_stream(futures::stream::repeat_with(move || Ok::<_, io::Error>(piece.clone()))))
         }
         Step::Answer { status, headers, body } => {
             let mut response = Response::new(Body::from(body));
