@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tokio::sync::watch;
 
 /// Changes that a watch may be behind.
-const LOG: usize = 200_000;
+const LOG: usize = 20_000;
 
 #[derive(Clone)]
 pub struct Change {
