@@ -182,6 +182,7 @@ impl Driver {
                 Some(Event::Drain { why: Stop::NoWorkers(why) })
             }
             Observed::Displaced { why } => Some(Event::Drain { why: Stop::Displaced(why) }),
+            Observed::Cancelled { why } => Some(Event::Drain { why: Stop::Cancelled(why) }),
         }
     }
 
@@ -287,10 +288,10 @@ impl View {
     }
 }
 
-/// Whoever took this coordinator's place has its workers too.
+/// Whoever took this coordinator's place has its workers too; who cancelled the run has removed them.
 fn stopping(ending: &Ending) -> Stopping {
     match ending {
-        Ending::Stopped(Stop::TakenOver(_) | Stop::Displaced(_)) => Stopping::Leave,
+        Ending::Stopped(Stop::TakenOver(_) | Stop::Displaced(_) | Stop::Cancelled(_)) => Stopping::Leave,
         Ending::Complete => Stopping::Done,
         Ending::Stopped(_) | Ending::Incomplete { .. } => Stopping::Remove,
     }

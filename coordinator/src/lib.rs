@@ -24,6 +24,7 @@ pub mod logging;
 mod nothing;
 pub mod pin;
 mod place;
+pub mod pods;
 pub mod prepare;
 pub mod progress;
 pub mod quarantine;

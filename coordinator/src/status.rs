@@ -2,6 +2,7 @@
 
 use crate::figures::{self, StageFigures};
 use crate::place::Place;
+use crate::pods::{self, FailedPods};
 use crate::quarantine::{self, QuarantineError};
 use crate::text::{count, duration, printable};
 use crate::trouble::Trouble;
@@ -25,6 +26,8 @@ pub struct Status {
     pub quarantine: Vec<QuarantineError>,
     /// Why workers do not start, by the cluster's own words.
     pub trouble: Vec<String>,
+    /// Pods of a cluster that failed, while the run is not complete.
+    pub failed_pods: Option<FailedPods>,
     /// Where the training shards are, or will be.
     pub dataset: String,
     /// The report, when there is one.
@@ -34,13 +37,15 @@ pub struct Status {
 /// Reads the manifests of all stages.
 pub async fn status(store: &Store, plan: &Plan) -> Result<Status> {
     let stages = figures::of_store(store, plan).await?;
+    let complete = stages.iter().all(StageFigures::complete);
     let report = store.get(layout::REPORT).await?.is_some();
     Ok(Status {
         run: Place::of(store.url()).to_string(),
         plan: plan.fingerprint(),
-        complete: stages.iter().all(StageFigures::complete),
+        complete,
         quarantine: quarantine::errors(store, plan, &stages).await?,
         trouble: trouble(store).await?,
+        failed_pods: if complete { None } else { pods::failed(store).await? },
         stages,
         dataset: Place::of(&store.url_of(&plan.dir(Stage::Shards).dataset_root())).to_string(),
         report: report.then(|| Place::of(&store.url_of(layout::REPORT)).to_string()),
@@ -81,6 +86,9 @@ impl fmt::Display for Status {
         if !self.complete && !self.trouble.is_empty() {
             writeln!(f, "\nthe cluster")?;
             self.trouble.iter().try_for_each(|trouble| writeln!(f, "  {}", printable(trouble)))?;
+        }
+        if let Some(pods) = &self.failed_pods {
+            writeln!(f, "\npods\n  {pods}")?;
         }
         writeln!(f, "\ndataset  {}", printable(&self.dataset))?;
         match &self.report {

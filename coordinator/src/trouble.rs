@@ -45,6 +45,12 @@ impl fmt::Display for Trouble {
     }
 }
 
+/// Whether a node that a pod was given to did not take it.
+pub fn is_refusal(reason: &str) -> bool {
+    let named = ["UnexpectedAdmissionError", "NodeAffinity", "TopologyAffinityError", "NodeShutdown", "AppArmor", "SysctlForbidden"];
+    reason.starts_with("OutOf") || named.contains(&reason)
+}
+
 /// What to do about a reason of the kubelet, the schedulers or the Job controller.
 fn advice(stuck: &Stuck) -> &'static str {
     let message = stuck.message.to_ascii_lowercase();
@@ -73,7 +79,9 @@ fn advice(stuck: &Stuck) -> &'static str {
         "Unschedulable" if says("selector") || says("affinity") => "No node has these labels: mend node_selector, affinity or capacity",
         "Unschedulable" => "No node has room: wait for the autoscaler, lower cpu and memory, or add nodes",
         "Suspended" => "Kueue has not admitted the Job: check that the local queue exists and has quota left",
-        "UnexpectedAdmissionError" | "OutOfcpu" | "OutOfmemory" => "The node refused the pod: another is made",
+        reason if is_refusal(reason) => {
+            "The node refused the pod, and another is made; if that goes on, lower what a pod asks for, or mend the node's device plug-in"
+        }
         _ => "`kubectl describe` on it shows more",
     }
 }
@@ -94,5 +102,6 @@ mod tests {
         assert!(told("CreateContainerConfigError", "secret \"ip2p-token\" not found").contains("token_secret"));
         assert!(told("FailedCreate", "pods \"x\" is forbidden: exceeded quota: gpus").contains("quota is used up"));
         assert!(told("FailedCreate", "violates PodSecurity \"restricted:latest\"").contains("pod security refuses"));
+        assert!(told("OutOfnvidia.com/gpu", "Node didn't have enough resource").contains("The node refused the pod"));
     }
 }

@@ -111,8 +111,21 @@ impl Site {
     }
 
     fn committed(&self, stage: &str) -> usize {
+        self.committed_partitions(stage).len()
+    }
+
+    fn committed_partitions(&self, stage: &str) -> Vec<u64> {
         let prefix = format!("{stage}/");
-        self.pipeline.objects().iter().filter(|key| key.starts_with(&prefix) && key.contains("/manifests/")).count()
+        let manifests = self.pipeline.objects().into_iter().filter(|key| key.starts_with(&prefix) && key.contains("/manifests/"));
+        manifests.filter_map(|key| key.rsplit_once("/p")?.1.strip_suffix(".json")?.parse().ok()).collect()
+    }
+
+    /// The partitions of each wave of a stage, by Job.
+    fn waves(&self, stage: &str) -> BTreeMap<String, Vec<u64>> {
+        let kept = self.pipeline.objects().into_iter().filter(|key| key.starts_with("waves/"));
+        let waves = kept.map(|key| (serde_json::from_slice::<Value>(&self.pipeline.object(&key)).expect("a wave in JSON"), key));
+        let of_stage = waves.filter(|(wave, _)| wave["stage"] == json!(stage));
+        of_stage.map(|(wave, key)| (key, wave["partitions"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect())).collect()
     }
 }
 
@@ -291,30 +304,81 @@ fn a_permission_that_is_taken_away_is_named_and_the_run_goes_on_when_it_is_back(
     site.assert_done();
 }
 
-#[test]
-fn why_pods_do_not_start_is_in_the_status_within_a_minute() {
-    let site = Site::new("start_timeout: 10s");
-    let missing = site.overrides[2].replace("image: ip2p-worker", "image: missing");
-    let mut command = site.command("run");
-    command.args(["--set", &missing]);
+/// A run in which no pod starts ends soon; its log has these `parts`, and its status the cluster's words and what to do.
+#[track_caller]
+fn assert_told(site: &Site, parts: &[&str]) {
     let started = Instant::now();
-    let mut run = Running::start(command);
-    site.expect(&mut run, 4);
-    assert!(started.elapsed() < Duration::from_secs(60));
-    for part in ["ImagePullBackOff", "Back-off pulling image \"missing\": not found", "image_pull_secrets"] {
-        assert!(run.log().contains(part), "{part}: {}", run.log());
-    }
-    let status = String::from_utf8(site.pipeline.call(&["status", "pipeline.yaml"]).stdout).unwrap();
-    assert!(status.contains("the cluster\n") && status.contains("ImagePullBackOff"), "{status}");
-    // A quota is an event of the Job, not of a pod.
-    let site = Site::new("start_timeout: 10s");
-    site.cluster.world().quota = Some("pods \"x\" is forbidden: exceeded quota: gpus".to_string());
     let mut run = site.start();
     site.expect(&mut run, 4);
-    assert!(run.log().contains("exceeded quota: gpus") && run.log().contains("raise the quota"), "{}", run.log());
-    // With the cause mended, the run goes on, and the trouble is gone.
-    site.cluster.world().quota = None;
-    site.run_to_the_end();
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+    let status = String::from_utf8(site.pipeline.call(&["status", "pipeline.yaml"]).stdout).unwrap();
+    assert!(status.contains("the cluster\n"), "{status}");
+    for part in parts {
+        assert!(run.log().contains(part) && status.contains(part), "{part}: {}\n{status}", run.log());
+    }
+}
+
+#[test]
+fn why_pods_do_not_start_is_in_the_status_within_a_minute() {
+    let slow = "start_timeout: 10s";
+    std::thread::scope(|all| {
+        all.spawn(|| {
+            let mut site = Site::new(slow);
+            site.overrides[2] = site.overrides[2].replace("image: ip2p-worker", "image: missing");
+            assert_told(&site, &["ImagePullBackOff", "Back-off pulling image \"missing\": not found", "image_pull_secrets"]);
+        });
+        all.spawn(|| {
+            let site = Site::new(&format!("{slow}, token_secret: absent"));
+            assert_told(&site, &["CreateContainerConfigError", "secret \"absent\" not found", "create it (docs/kubernetes.md)"]);
+        });
+        all.spawn(|| {
+            let site = Site::new(slow);
+            site.cluster.world().capacity = 0;
+            assert_told(&site, &["Unschedulable", "1 Insufficient cpu", "wait for the autoscaler"]);
+        });
+        all.spawn(|| {
+            // A quota is an event of the Job, not of a pod.
+            let site = Site::new(slow);
+            site.cluster.world().quota = Some("pods \"x\" is forbidden: exceeded quota: gpus".to_string());
+            assert_told(&site, &["exceeded quota: gpus", "raise the quota"]);
+            // With the cause mended, the run goes on, and the trouble is gone.
+            site.cluster.world().quota = None;
+            site.run_to_the_end();
+            site.assert_done();
+            let status = String::from_utf8(site.pipeline.call(&["status", "pipeline.yaml"]).stdout).unwrap();
+            assert!(!status.contains("the cluster"), "{status}");
+        });
+    });
+}
+
+#[test]
+fn a_node_that_refuses_pods_is_named() {
+    let mut site = Site::new("");
+    site.overrides[2] = site.overrides[2].replace("image: ip2p-worker", "image: unwelcome");
+    let mut run = site.start();
+    site.expect(&mut run, 4);
+    for part in
+        ["cannot start: UnexpectedAdmissionError: Allocate failed: no healthy devices", "The node refused the pod", "4 Jobs in a row"]
+    {
+        assert!(run.log().contains(part), "{part}: {}", run.log());
+    }
+    let evidence = site.evidence();
+    assert_eq!((&evidence[0]["exit_code"], &evidence[0]["reason"]), (&Value::Null, &json!("UnexpectedAdmissionError")));
+}
+
+#[test]
+fn jobs_of_a_queue_wait_until_it_admits_them() {
+    let site = Site::new("queue: gpus, start_timeout: 30s");
+    let mut run = site.start();
+    site.cluster.wait_until("a Job waits", |cluster| !cluster.objects("jobs").is_empty());
+    run.wait_to_say("Suspended: the Job waits to be admitted. Kueue has not admitted the Job");
+    assert_eq!(site.cluster.objects("pods").len(), 0);
+    // As Kueue does it.
+    for (name, job) in site.cluster.objects("jobs") {
+        assert_eq!(job.pointer("/metadata/labels/kueue.x-k8s.io~1queue-name"), Some(&json!("gpus")));
+        site.cluster.world().update("jobs", &name, |job| job["spec"]["suspend"] = json!(false));
+    }
+    site.expect(&mut run, 0);
     site.assert_done();
 }
 
@@ -326,13 +390,15 @@ fn the_last_words_of_a_pod_are_kept_and_end_a_run_that_gets_nowhere() {
     site.expect(&mut run, 4);
     assert!(run.log().contains("4 Jobs in a row failed without a commit"), "{}", run.log());
     assert!(run.log().contains("wrong or missing token"), "{}", run.log());
-    let evidence = site.evidence().into_iter().next().expect("evidence");
-    assert_eq!(evidence["exit_code"], 42);
+    // The other pod of a Job that failed may have been ended by the cluster, and is evidence too.
+    let evidence = site.evidence().into_iter().find(|evidence| evidence["exit_code"] == 42).expect("evidence");
     assert!(evidence["message"].as_str().unwrap().contains("wrong or missing token"), "{evidence}");
     for job in site.cluster.objects("jobs").values() {
         assert_eq!(job.pointer("/status/conditions/0/reason"), Some(&json!("PodFailurePolicy")), "no pod was made again");
     }
     assert!(evidence["log"].as_array().unwrap().iter().any(|line| line.as_str().unwrap().contains("wrong or missing token")), "{evidence}");
+    let status = String::from_utf8(site.pipeline.call(&["status", "pipeline.yaml"]).stdout).unwrap();
+    assert!(status.contains("\npods\n") && status.contains(", with code ") && status.contains("in pods/ip2p-small-"), "{status}");
     for key in site.pipeline.objects() {
         let text = String::from_utf8_lossy(&site.pipeline.object(&key)).into_owned();
         assert!(!text.contains(TOKEN) && !text.contains("battery-staple-9"), "a token in {key}");
@@ -376,7 +442,8 @@ fn cancel_removes_what_the_run_owns_and_nothing_else() {
     assert!(run.wait_until(|| site.committed("prompts") > 0), "{}", run.log());
     let output = site.command("cancel").output().unwrap();
     assert!(output.status.success(), "{output:?}");
-    site.expect(&mut run, 4);
+    // A Job that starts coordinators again knows this code.
+    site.expect(&mut run, 5);
     assert!(run.log().contains("the run was cancelled in the cluster"), "{}", run.log());
     site.cluster.wait_until("nothing of the run is left", |cluster| cluster.objects("pods").is_empty());
     let left = |resource: &str| site.cluster.objects(resource).into_keys().collect::<Vec<_>>();
@@ -396,6 +463,27 @@ fn an_old_server_and_a_template_that_it_does_not_know_are_refused_before_anythin
     let mut run = site.start();
     site.expect(&mut run, 2);
     assert!(run.log().contains("tolerations.0.efect"), "{}", run.log());
+    assert_nothing_was_made(&site);
+    // What the server alone knows is asked by a dry run.
+    let site = Site::new("");
+    site.cluster.world().policy = Some("images must come from our registry".to_string());
+    let mut run = site.start();
+    site.expect(&mut run, 2);
+    assert!(run.log().contains("cannot patch jobs") && run.log().contains("images must come from our registry"), "{}", run.log());
+    assert_eq!(site.cluster.objects("jobs").len(), 0);
+    let mut site = Site::new("jobs: per-partition");
+    site.pipeline.write("captions.jsonl", &(0..1001).map(|n| format!("{{\"caption\": \"circle {n}\"}}\n")).collect::<String>());
+    site.overrides.push("partition.records=1".to_string());
+    let mut run = site.start();
+    site.expect(&mut run, 2);
+    for part in ["prompts has 1001 partitions, and more than 1000 Jobs stall a control plane", "use `jobs: indexed`"] {
+        assert!(run.log().contains(part), "{part}: {}", run.log());
+    }
+    assert_nothing_was_made(&site);
+}
+
+#[track_caller]
+fn assert_nothing_was_made(site: &Site) {
     assert_eq!(site.cluster.objects("jobs").len() + site.cluster.objects("configmaps").len(), 0);
     assert!(!site.pipeline.objects().iter().any(|key| key.starts_with("terms/")), "an older coordinator would have given way");
 }
@@ -408,8 +496,13 @@ fn an_interrupted_run_leaves_no_pods_and_goes_on() {
     ip2p_tests::signal(run.id(), "INT");
     site.expect(&mut run, 4);
     site.cluster.wait_until("no pod is left at work", |cluster| cluster.pods("Running").is_empty() && cluster.pods("Pending").is_empty());
+    let (committed, before) = (site.committed_partitions("prompts"), site.waves("prompts"));
     site.run_to_the_end();
     site.assert_done();
+    // Jobs are made for what is not committed, and for nothing else.
+    let again: Vec<u64> = site.waves("prompts").into_iter().filter(|(job, _)| !before.contains_key(job)).flat_map(|(_, of)| of).collect();
+    let missing: Vec<u64> = (0..3).filter(|partition| !committed.contains(partition)).collect();
+    assert_eq!(again, missing);
 }
 
 /// The rules of the coordinator's Role, as (verb, resource).

@@ -5,7 +5,7 @@ use ip2p_pipeline::spec::{Jobs, Launcher, Spec, Unchecked};
 use ip2p_tests::repository;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Namespace, PodSpec, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PodSpec, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
@@ -19,7 +19,10 @@ fn k8s() -> PathBuf {
 }
 
 fn documents(path: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    parse(&std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())), path)
+}
+
+fn parse(text: &str, path: &Path) -> Vec<Value> {
     let documents = text.split("\n---\n").filter(|document| !document.trim().is_empty());
     documents.map(|document| serde_saphyr::from_str(document).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).collect()
 }
@@ -38,6 +41,7 @@ fn objects(folder: &Path) -> Vec<Value> {
 
 fn check(object: &Value) -> Result<(), String> {
     match (object["apiVersion"].as_str().unwrap_or_default(), object["kind"].as_str().unwrap_or_default()) {
+        ("v1", "ConfigMap") => strict::read::<ConfigMap>(object).map(drop),
         ("v1", "Namespace") => strict::read::<Namespace>(object).map(drop),
         ("v1", "Service") => strict::read::<Service>(object).map(drop),
         ("v1", "ServiceAccount") => strict::read::<ServiceAccount>(object).map(drop),
@@ -61,6 +65,36 @@ fn every_manifest_is_what_the_api_knows() {
             check(&object).unwrap_or_else(|problem| panic!("{overlay}: {kind} {name}: {problem}"));
             assert_ne!(kind, "Secret", "{overlay}: Secrets are made by people");
         }
+    }
+}
+
+/// What `kubectl apply -k` sends. Where there is no kubectl, the test above has read the same files one by one.
+#[test]
+fn a_coordinator_that_was_cancelled_or_needs_a_person_is_not_started_again() {
+    let job: Job = serde_json::from_value(documents(&k8s().join("base/coordinator.yaml")).remove(0)).unwrap();
+    let rules = job.spec.unwrap().pod_failure_policy.unwrap().rules;
+    let codes = rules.iter().find(|rule| rule.action == "FailJob").and_then(|rule| rule.on_exit_codes.as_ref()).unwrap();
+    assert_eq!(codes.values, [2, 3, 5]);
+}
+
+#[test]
+fn kustomize_builds_every_overlay() {
+    for overlay in OVERLAYS {
+        let folder = k8s().join("overlays").join(overlay);
+        let Ok(built) = std::process::Command::new("kubectl").arg("kustomize").arg(&folder).output() else { return };
+        assert!(built.status.success(), "{overlay}: {}", String::from_utf8_lossy(&built.stderr));
+        let text = String::from_utf8(built.stdout).unwrap();
+        let built = parse(&text, Path::new(overlay));
+        // The pipeline is a ConfigMap that kustomize makes.
+        assert_eq!(built.len(), objects(&folder).len() + 1, "{overlay}");
+        for object in &built {
+            check(object).unwrap_or_else(|problem| panic!("{overlay}: {} {}: {problem}", object["kind"], object["metadata"]["name"]));
+            let namespace = &object["metadata"]["namespace"];
+            assert!(object["kind"] == "Namespace" || namespace == "ip2p", "{overlay}: {} in {namespace}", object["kind"]);
+        }
+        let coordinator = built.iter().find(|object| object["kind"] == "Job").unwrap();
+        let image = coordinator.pointer("/spec/template/spec/containers/0/image").unwrap();
+        assert!(image.as_str().unwrap().contains('/'), "{overlay}: the image {image} has no registry");
     }
 }
 

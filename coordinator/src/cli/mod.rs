@@ -186,6 +186,8 @@ impl Exit {
     const BAD_INPUT: u8 = 2;
     const TOO_MANY_QUARANTINED: u8 = 3;
     const RESUMABLE: u8 = 4;
+    /// Apart from the last, so that nothing starts the coordinator again by itself.
+    const CANCELLED: u8 = 5;
 
     fn bad_input(message: impl Into<String>) -> Self {
         Exit { code: Self::BAD_INPUT, message: message.into() }
@@ -193,6 +195,10 @@ impl Exit {
 
     fn resumable(message: impl Into<String>) -> Self {
         Exit { code: Self::RESUMABLE, message: message.into() }
+    }
+
+    fn cancelled(message: impl Into<String>) -> Self {
+        Exit { code: Self::CANCELLED, message: message.into() }
     }
 }
 

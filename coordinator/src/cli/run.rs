@@ -89,6 +89,7 @@ fn verdict(args: &RunArgs, max_quarantined: f64, summary: &Summary, ending: Endi
         Ending::Stopped(stop @ (Stop::Interrupted | Stop::NoWorkers(_) | Stop::TakenOver(_) | Stop::Displaced(_))) => {
             Err(Exit::resumable(format!("{stop}. Everything committed is kept. {again}")))
         }
+        Ending::Stopped(stop @ Stop::Cancelled(_)) => Err(Exit::cancelled(format!("{stop}. Everything committed is kept. {again}"))),
         Ending::Incomplete { failed } => {
             let list: Vec<String> = failed.iter().take(5).map(|(stage, p, why)| format!("  {stage} partition {p}: {why}")).collect();
             Err(Exit::resumable(format!("{} partitions failed too often:\n{}\n{again}", failed.len(), list.join("\n"))))

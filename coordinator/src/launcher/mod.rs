@@ -19,6 +19,8 @@ pub enum Observed {
     AllGone { why: String },
     /// Another coordinator has taken the place of this one.
     Displaced { why: String },
+    /// Somebody has removed what the run had in the cluster, and wants no more of it.
+    Cancelled { why: String },
 }
 
 /// What becomes of workers when a coordinator ends.
@@ -28,7 +30,7 @@ pub enum Stopping {
     Done,
     /// Nobody needs them any more.
     Remove,
-    /// Another coordinator has them.
+    /// They are another coordinator's, or somebody else has removed them.
     Leave,
 }
 

@@ -180,6 +180,8 @@ pub enum Stop {
     TakenOver(u32),
     /// Another coordinator holds the run in the cluster.
     Displaced(String),
+    /// Somebody has removed what the run had in the cluster.
+    Cancelled(String),
 }
 
 impl fmt::Display for Stop {
@@ -195,7 +197,7 @@ impl fmt::Display for Stop {
             }
             Stop::StoreFull(message) => write!(f, "the store has no room: {message}"),
             Stop::NoWorkers(why) => write!(f, "no worker is left: {why}"),
-            Stop::Displaced(why) => f.write_str(why),
+            Stop::Displaced(why) | Stop::Cancelled(why) => f.write_str(why),
             Stop::TakenOver(term) => write!(f, "another coordinator has taken the run over (term {term})"),
         }
     }

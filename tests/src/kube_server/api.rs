@@ -191,6 +191,9 @@ fn store(world: &mut World, call: &Call, name: &str, mut object: Value, code: St
     {
         return failure(422, "Invalid", &format!("Job \"{name}\" is invalid: {problem}"));
     }
+    if let Some(policy) = world.policy.as_ref().filter(|_| call.resource == "jobs") {
+        return failure(403, "Forbidden", &format!("admission webhook \"policy\" denied the request: {policy}"));
+    }
     if call.query.contains_key("dryRun") {
         return respond(code, &object);
     }

@@ -73,6 +73,12 @@ fn schedule(world: &mut World, seen: &mut BTreeSet<String>) -> Vec<Start> {
             }
             continue;
         }
+        if pod.pointer("/spec/containers/0/image").and_then(Value::as_str) == Some("unwelcome") {
+            let status =
+                json!({ "phase": "Failed", "reason": "UnexpectedAdmissionError", "message": "Allocate failed: no healthy devices" });
+            world.update("pods", &name, |pod| pod["status"] = status);
+            continue;
+        }
         match start_of(world, &name, &pod) {
             Ok(start) => {
                 seen.insert(name.clone());

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tokio::sync::watch;
 
 /// Changes that a watch may be behind.
-const LOG: usize = 200_000;
+const LOG: usize = 20_000;
 
 #[derive(Clone)]
 pub struct Change {
@@ -39,6 +39,8 @@ pub struct World {
     pub capacity: usize,
     /// Pods are refused with these words.
     pub quota: Option<String>,
+    /// Jobs are refused with these words, as a policy of the cluster does it.
+    pub policy: Option<String>,
     /// What `/version` says.
     pub minor: u32,
 }
@@ -60,6 +62,7 @@ impl World {
             processes: BTreeMap::new(),
             capacity: usize::MAX,
             quota: None,
+            policy: None,
             minor: 36,
         }
     }

@@ -2,25 +2,10 @@
 
 use super::cluster::Cluster;
 use super::seen::LastWords;
+use crate::pods::PodEvidence;
 use ip2p_pipeline::layout::{self, Stage};
 use ip2p_pipeline::store::Store;
 use ip2p_pipeline::{Result, commit};
-use serde::{Deserialize, Serialize};
-
-/// The object `pods/<pod>.json`: the pod's name is the worker's name in manifests, leases and logs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PodEvidence {
-    pub pod: String,
-    pub job: String,
-    pub stage: Option<Stage>,
-    pub partition: Option<u32>,
-    pub exit_code: Option<i32>,
-    pub reason: String,
-    /// The termination message.
-    pub message: String,
-    /// The last lines of the log; why they are missing, if they are.
-    pub log: Vec<String>,
-}
 
 /// What a pod worked on, as far as its Job says.
 pub struct Place {

@@ -133,6 +133,8 @@ struct Tracked {
     harvests: u32,
     asked: Moment,
     stuck: Option<Stuck>,
+    /// The pod that a node refused, while none has begun after it.
+    refused: Option<(String, Stuck)>,
     /// Pods that have not ended: every step looks at them.
     pods: BTreeMap<String, Tracking>,
     /// Pods that have, so that no list makes them count again.
@@ -350,6 +352,9 @@ impl<N: Naming> Machine<N> {
             let new = || Tracking { since: now, asked: now, ..Tracking::default() };
             let pod = job.pods.entry(seen.name.clone()).or_insert_with(new);
             pod.running = seen.phase == Phase::Running;
+            if pod.running {
+                job.refused = None;
+            }
             pod.stuck = match &seen.phase {
                 Phase::Pending(stuck) => stuck.clone().or_else(|| pod.stuck.take()),
                 _ => None,
@@ -360,7 +365,10 @@ impl<N: Naming> Machine<N> {
             Phase::Failed(words) => {
                 let (stage, partition) = place(job, &self.groups, seen.index);
                 job.harvests += 1;
-                self.last_words = format!("{} ({})", words.sentence(), seen.name);
+                job.refused = words.refusal().map(|stuck| (seen.name.clone(), stuck)).or(job.refused.take());
+                if !seen.deleted {
+                    self.last_words = format!("{} ({})", words.sentence(), seen.name);
+                }
                 effects.push(Effect::Exited { worker: seen.name.clone(), why: words.sentence() });
                 effects.push(Effect::Harvest { job: seen.job, pod: seen.name, stage, partition, words });
             }
@@ -465,7 +473,8 @@ impl<N: Naming> Machine<N> {
         for (name, job) in self.jobs.iter().filter(|(_, job)| job.live()) {
             let pods = job.pods.iter().filter_map(|(pod, tracking)| Some((format!("pod {pod}"), tracking.stuck.as_ref()?)));
             let own = job.stuck.as_ref().map(|stuck| (format!("Job {name}"), stuck));
-            for (object, stuck) in pods.chain(own) {
+            let refused = job.refused.as_ref().map(|(pod, stuck)| (format!("pod {pod}"), stuck));
+            for (object, stuck) in pods.chain(own).chain(refused) {
                 by_reason.entry(stuck).and_modify(|trouble| trouble.others += 1).or_insert_with(|| Trouble::new(&object, stuck));
             }
         }
@@ -561,6 +570,7 @@ impl Tracked {
             harvests: 0,
             asked: made,
             stuck: None,
+            refused: None,
             pods: BTreeMap::new(),
             past: BTreeSet::new(),
         }

@@ -77,7 +77,7 @@ fn job(name: &str, end: Option<JobEnd>) -> Input {
 }
 
 fn pod(job: &str, name: &str, phase: Phase) -> Input {
-    Input::Pod(PodSeen { name: name.to_string(), job: job.to_string(), index: Some(1), phase })
+    Input::Pod(PodSeen { name: name.to_string(), job: job.to_string(), index: Some(1), deleted: false, phase })
 }
 
 fn failed(code: i32) -> Phase {
@@ -194,6 +194,9 @@ fn jobs_that_fail_and_fail_end_the_run_unless_something_is_committed() {
             let made = launches(&m.step(Input::Tick, secs(now)));
             let name = made.first().map(|(name, _)| name.clone()).unwrap_or_else(|| format!("prompts-{round}"));
             let _ = (m.step(job(&name, None), secs(now)), m.step(pod(&name, "p", failed(42)), secs(now)));
+            // A failed Job's other pods are ended: that is no reason.
+            let Input::Pod(ended) = pod(&name, "q", failed(137)) else { unreachable!() };
+            let _ = m.step(Input::Pod(PodSeen { deleted: true, ..ended }), secs(now));
             let effects = m.step(job(&name, Some(JobEnd::Failed("PodFailurePolicy: x".to_string()))), secs(now));
             let why = effects.into_iter().find_map(|effect| if let Effect::GiveUp { why } = effect { Some(why) } else { None });
             gave_up = gave_up.or(why.map(|why| (round, why)));
@@ -234,6 +237,22 @@ fn what_does_not_start_is_asked_about_told_and_not_waited_for_for_ever() {
     let _ = m.step(pod("prompts-1", "p", Phase::Pending(Some(stuck))), secs(30));
     assert_eq!(m.step(pod("prompts-1", "p", Phase::Running), secs(40)), [Effect::Trouble(vec![])]);
     assert_eq!(m.step(Input::Tick, secs(1000)), []);
+}
+
+#[test]
+fn a_node_that_refuses_pods_is_a_trouble_until_one_begins() {
+    let mut m = machine(Jobs::Pool, &[Stage::Prompts]);
+    let _ = (listed(&mut m, secs(0)), m.step(demand(Stage::Prompts, &[0], 0, true), secs(0)), m.step(job("prompts-1", None), secs(0)));
+    let _ = m.step(pod("prompts-1", "p", Phase::Pending(None)), secs(1));
+    let words = |code| LastWords { exit_code: code, reason: "OutOfcpu".to_string(), message: "Pod was rejected".to_string() };
+    let refused = m.step(pod("prompts-1", "p", Phase::Failed(words(None))), secs(2));
+    let told = |effects: &[Effect]| effects.iter().find_map(|e| if let Effect::Trouble(t) = e { Some(t.clone()) } else { None });
+    let troubles = told(&refused).unwrap();
+    assert!(troubles[0].to_string().contains("pod p cannot start: OutOfcpu: Pod was rejected. The node refused"), "{troubles:?}");
+    assert_eq!(told(&m.step(pod("prompts-1", "q", Phase::Pending(None)), secs(12))), None, "who waits has not begun");
+    assert_eq!(told(&m.step(pod("prompts-1", "q", Phase::Running), secs(13))), Some(vec![]));
+    // What ran has not been refused.
+    assert_eq!(told(&m.step(pod("prompts-1", "q", Phase::Failed(words(Some(1)))), secs(14))), None);
 }
 
 #[test]

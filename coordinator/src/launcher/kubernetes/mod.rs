@@ -18,8 +18,6 @@ mod render_tests;
 mod seen;
 pub mod strict;
 
-pub use evidence::PodEvidence;
-
 use super::{Demand, Launcher, Observed, Stopping};
 use async_trait::async_trait;
 use cluster::{Cluster, ProblemKind};

@@ -138,13 +138,13 @@ impl Held {
         }
     }
 
-    /// Renews for ever; says when another coordinator has the Lease. An API that does not answer says nothing.
+    /// Renews for ever; says when another coordinator has the Lease, or nobody any more. An API that does not answer says nothing.
     pub async fn keep(self, observed: mpsc::Sender<Observed>) {
         let mut renew = tokio::time::interval(RENEW);
         renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             renew.tick().await;
-            let why = match self.get().await {
+            let seen = match self.get().await {
                 Ok(Some(lease)) if lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()) == Some(self.holder.as_str()) => {
                     if let Err(problem) = self.put(Some(lease)).await {
                         tracing::debug!("the Lease was not renewed: {problem}");
@@ -153,16 +153,16 @@ impl Held {
                 }
                 Ok(Some(lease)) => {
                     let other = lease.spec.and_then(|spec| spec.holder_identity).unwrap_or_default();
-                    format!("coordinator {other} has taken the run over in the cluster")
+                    Observed::Displaced { why: format!("coordinator {other} has taken the run over in the cluster") }
                 }
-                Ok(None) => "the run was cancelled in the cluster: its Lease is gone".to_string(),
+                Ok(None) => Observed::Cancelled { why: "the run was cancelled in the cluster: its Lease is gone".to_string() },
                 Err(problem) => {
                     tracing::warn!("the Lease cannot be read: {problem}");
                     continue;
                 }
             };
             // The driver may have ended by itself.
-            let _ = observed.send(Observed::Displaced { why }).await;
+            let _ = observed.send(seen).await;
             return;
         }
     }

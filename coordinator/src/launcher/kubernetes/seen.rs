@@ -1,7 +1,7 @@
 //! What an object of the API says, in the words of this launcher.
 
 use super::names;
-use crate::trouble::Stuck;
+use crate::trouble::{self, Stuck};
 use ip2p_pipeline::layout::Stage;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ContainerState, Pod};
@@ -31,6 +31,8 @@ pub struct PodSeen {
     pub job: String,
     /// Its place in an Indexed Job.
     pub index: Option<u32>,
+    /// It is being deleted: how it ends says nothing about its work.
+    pub deleted: bool,
     pub phase: Phase,
 }
 
@@ -61,6 +63,12 @@ impl LastWords {
         let last = self.message.trim().lines().last().unwrap_or_default();
         let separator = if last.is_empty() { "" } else { ": " };
         format!("its pod failed{code}{reason}{separator}{last}")
+    }
+
+    /// Why the node did not take the pod, if it never began for that reason.
+    pub fn refusal(&self) -> Option<Stuck> {
+        let refused = self.exit_code.is_none() && trouble::is_refusal(&self.reason);
+        refused.then(|| Stuck { reason: self.reason.clone(), message: self.message.clone() })
     }
 }
 
@@ -94,6 +102,7 @@ pub fn pod(pod: &Pod) -> PodSeen {
         name: pod.metadata.name.clone().unwrap_or_default(),
         job: label(names::JOB_NAME).or_else(|| label(names::JOB_NAME_OLD)).unwrap_or_default(),
         index: label(names::INDEX).and_then(|index| index.parse().ok()),
+        deleted: pod.metadata.deletion_timestamp.is_some(),
         phase: phase(pod),
     }
 }
