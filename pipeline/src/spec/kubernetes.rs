@@ -157,7 +157,7 @@ pub(super) fn kubernetes(s: &mut Section, workers: Option<u32>) -> Option<Kubern
     let stages = s.section("stages", doc, |s| {
         Stage::RUN.map(|stage| {
             let doc = "Any of the keys from `image` on, for this stage alone.";
-            s.repeated(stage.name(), doc, |s| settings(s))
+            s.repeated(stage.name(), doc, settings)
         })
     });
     let general = general?;
