@@ -140,7 +140,9 @@ impl Driver {
             Request::Register { worker, device, scope, reply } => {
                 let name = self.scheduler.free_name(&worker);
                 if name != worker {
-                    tracing::warn!("a worker that calls itself {worker} is registered already: this one is {name} here, until that one is forgotten");
+                    tracing::warn!(
+                        "a worker that calls itself {worker} is registered already: this one is {name} here, until that one is forgotten"
+                    );
                 }
                 tracing::info!(worker = name, device, "worker registered");
                 // The worker may be gone already; its lease then ends by silence.

@@ -104,7 +104,10 @@ async fn tell_unfit<L: Link>(link: &L, welcome: &Welcome, f: Failure) -> Failure
 async fn register<L: Link>(link: &L, name: &str) -> Result<Welcome, Unanswered> {
     let welcome = link.register(name).await?;
     if welcome.worker != name {
-        tracing::warn!("the coordinator knows a worker {name} already, perhaps an earlier start: this one is {} from now on", welcome.worker);
+        tracing::warn!(
+            "the coordinator knows a worker {name} already, perhaps an earlier start: this one is {} from now on",
+            welcome.worker
+        );
     }
     Ok(welcome)
 }

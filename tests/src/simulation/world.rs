@@ -68,15 +68,7 @@ impl World {
         let started = Instant::now();
         let chance = Chance::new(seed);
         let caps = chance.one_in(2).then(|| (2 + chance.below(4) as u32, 2 + chance.below(8) as u32));
-        World {
-            chance,
-            plan: Arc::new(plan),
-            caps,
-            calm: started + stormy,
-            started,
-            state: Mutex::default(),
-            alarm: Notify::new(),
-        }
+        World { chance, plan: Arc::new(plan), caps, calm: started + stormy, started, state: Mutex::default(), alarm: Notify::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

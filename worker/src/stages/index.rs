@@ -44,8 +44,7 @@ struct Building {
 
 pub(super) async fn open(env: &Env) -> Result<impl Work + use<>> {
     let lineage = lineage(env);
-    let building =
-        Building { index: Growing::new(&lineage)?, kept: Growing::new(&lineage)?, pairs: Vec::new(), counts: Counts::default() };
+    let building = Building { index: Growing::new(&lineage)?, kept: Growing::new(&lineage)?, pairs: Vec::new(), counts: Counts::default() };
     Ok(IndexWork { env: env.clone(), partitions: env.plan.partitioning.partitions().map_err(domain)?, building: Some(building) })
 }
 

@@ -207,13 +207,13 @@ fn draw_batch(models: &mut Models, plan: &Plan, triplet: &Triplet, number: u32, 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ip2p_pipeline::task::Cause;
     use crate::device::Device;
     use crate::run_partition::run_partition;
     use crate::testing;
     use ip2p_pipeline::commit;
     use ip2p_pipeline::manifest::{Attempt, PartitionManifest};
     use ip2p_pipeline::store::Store;
+    use ip2p_pipeline::task::Cause;
     use std::path::Path;
 
     /// Copies the bundled diffusion model with a UNet whose every output is NaN, as a sick GPU's is.
