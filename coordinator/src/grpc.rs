@@ -131,11 +131,12 @@ impl Service {
     }
 
     /// What a worker of another run says is about other partitions: it must register first, and learn this plan.
-    fn same_run(&self, run: &str) -> Result<(), Status> {
-        match run == self.run {
-            true => Ok(()),
-            false => Err(Status::not_found("this coordinator has another plan or store: register again")),
+    fn same_run(&self, worker: &str, run: &str) -> Result<(), Status> {
+        if run == self.run {
+            return Ok(());
         }
+        tracing::warn!(worker, "a worker of another plan or store called: it is told to register again");
+        Err(Status::not_found("this coordinator has another plan or store: register again"))
     }
 
     async fn take_report(&self, worker: String, Report { assignment, outcome }: Report) -> Result<bool, Status> {
@@ -183,7 +184,7 @@ impl Coordinator for Service {
     async fn unfit(&self, call: Call<v1::UnfitRequest>) -> Result<Response<v1::UnfitResponse>, Status> {
         let v1::UnfitRequest { worker, failed, run } = call.into_inner();
         let worker = checked_name(worker)?;
-        self.same_run(&run)?;
+        self.same_run(&worker, &run)?;
         let failure = ip2p_proto::failed(failed)?;
         self.ask(|reply| Request::Unfit { worker, failure, reply }).await?;
         Ok(Response::new(v1::UnfitResponse {}))
@@ -192,7 +193,7 @@ impl Coordinator for Service {
     async fn lease(&self, call: Call<v1::LeaseRequest>) -> Result<Response<v1::LeaseResponse>, Status> {
         let v1::LeaseRequest { worker, report, run } = call.into_inner();
         let worker = checked_name(worker)?;
-        self.same_run(&run)?;
+        self.same_run(&worker, &run)?;
         if let Some(report) = report {
             self.take_report(worker.clone(), report.try_into()?).await?;
         }
@@ -209,7 +210,7 @@ impl Coordinator for Service {
         let worker = checked_name(worker)?;
         let progress = progress.map(Progress::try_from).transpose()?;
         // It ends at its next chunk, and then registers again.
-        if self.same_run(&run).is_err() {
+        if self.same_run(&worker, &run).is_err() {
             return Ok(Response::new(v1::HeartbeatResponse { keep_lease: false, drain: false }));
         }
         let HeartbeatAnswer { keep_lease, drain } = self.ask(|reply| Request::Heartbeat { worker, progress, reply }).await?;
@@ -219,7 +220,7 @@ impl Coordinator for Service {
     async fn report(&self, call: Call<v1::ReportRequest>) -> Result<Response<v1::ReportResponse>, Status> {
         let v1::ReportRequest { worker, report, run } = call.into_inner();
         let worker = checked_name(worker)?;
-        self.same_run(&run)?;
+        self.same_run(&worker, &run)?;
         let accepted = self.take_report(worker, ip2p_proto::report(report)?).await?;
         Ok(Response::new(v1::ReportResponse { accepted }))
     }

@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt};
 use ip2p_pipeline::commit;
 use ip2p_pipeline::corpus::{self, CorpusManifest};
 use ip2p_pipeline::layout::{self, Stage, StageDir};
-use ip2p_pipeline::manifest::{Attempt, PartitionManifest};
+use ip2p_pipeline::manifest::{self, Attempt, PartitionManifest, SHARDS_FIGURE};
 use ip2p_pipeline::plan::{Partitioning, Plan};
 use ip2p_pipeline::spec::{Models, PromptBackend, Spec};
 use ip2p_pipeline::store::{self, Created, Store};
@@ -128,15 +128,38 @@ pub async fn recover(store: &Store, plan: &Plan) -> Result<Vec<Recovered>> {
     let partitions = plan.partitioning.partitions()?;
     let mut recovered = Vec::new();
     for stage in Stage::RUN {
-        let committed = committed(store, plan.dir(stage)).await?;
+        let dir = plan.dir(stage);
+        let mut committed = committed(store, dir).await?;
         let partitions = match stage {
             Stage::Prompts | Stage::Pairs | Stage::Filter | Stage::Corpus => partitions,
             Stage::Index => 1,
-            Stage::Shards => 0,
+            Stage::Shards => match shards(store, plan, &recovered)? {
+                Some(shards) => shards,
+                // Those of an index that is gone: whoever gets one again finds it done.
+                None => {
+                    committed.clear();
+                    0
+                }
+            },
         };
+        if let Some((stray, _)) = committed.iter().find(|(partition, _)| *partition >= partitions) {
+            let problem = format!("{stage} has {partitions} partitions: it is none of theirs. Remove it");
+            return Err(Error::Damaged { key: store.url_of(&dir.manifest(*stray)), problem });
+        }
         recovered.push(Recovered { stage, partitions, committed, unblocked: stage == Stage::Prompts });
     }
     Ok(recovered)
+}
+
+/// How many shards the index says, if it is committed.
+fn shards(store: &Store, plan: &Plan, recovered: &[Recovered]) -> Result<Option<u32>> {
+    let of = |stage| recovered.iter().filter(move |r| r.stage == stage).flat_map(|r| &r.committed);
+    let Some((_, index)) = of(Stage::Index).next() else { return Ok(None) };
+    let kept = of(Stage::Filter).map(|(_, filter)| filter.counts.output).sum();
+    manifest::shards_of(&index.figures, kept).map(Some).ok_or_else(|| {
+        let problem = format!("it says {:?} shards of {kept} kept pairs", index.figures.get(SHARDS_FIGURE));
+        Error::Damaged { key: store.url_of(&plan.dir(Stage::Index).manifest(0)), problem }
+    })
 }
 
 /// The committed partitions of one stage, with their figures. Shards whose files are missing or of another length are
@@ -195,7 +218,16 @@ pub async fn manifests(store: &Store, dir: StageDir) -> Result<Vec<PartitionMani
 }
 
 async fn read_manifests(store: &Store, keys: Vec<String>) -> Result<Vec<PartitionManifest>> {
-    let read = |key: String| async move { commit::decode(&store.url_of(&key), &store.require(&key).await?) };
+    let read = |key: String| async move {
+        let manifest: PartitionManifest = commit::decode(&store.url_of(&key), &store.require(&key).await?)?;
+        match layout::manifest_of(&key) == Some((manifest.stage, manifest.partition)) {
+            true => Ok(manifest),
+            false => {
+                let problem = format!("it is the manifest of {} partition {}", manifest.stage, manifest.partition);
+                Err(Error::Damaged { key: store.url_of(&key), problem })
+            }
+        }
+    };
     futures::stream::iter(keys).map(read).buffered(READS).try_collect().await
 }
 
@@ -220,6 +252,39 @@ mod tests {
         store.delete(&dir.dataset("webdataset/train-000000.tar")).await.unwrap();
         store.put(&dir.dataset("original/0000001/77_1.png"), "imag".into()).await.unwrap();
         assert_eq!(done().await, [stages, vec![vec![1, 3]]].concat());
+    }
+
+    /// A coordinator must not make room for what a manifest merely says.
+    #[tokio::test]
+    async fn manifests_that_cannot_be_are_named() {
+        let fixture = Fixture::finished().await;
+        let (store, plan) = (&fixture.store, &fixture.plan);
+        let refused = async |key: String, text: String| {
+            let sound = store.get(&key).await.unwrap();
+            store.put(&key, text.into()).await.unwrap();
+            let message = recover(store, plan).await.unwrap_err().to_string();
+            assert!(message.contains(&key), "{message}");
+            match sound {
+                Some(sound) => store.put(&key, sound).await.unwrap(),
+                None => store.delete(&key).await.unwrap(),
+            }
+            message
+        };
+        let pairs = |partition| plan.dir(Stage::Pairs).manifest(partition);
+        let text = |bytes: bytes::Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+        let first = text(store.require(&pairs(0)).await.unwrap());
+        for stray in [2, u32::MAX] {
+            let own = first.replacen("\"partition\": 0", &format!("\"partition\": {stray}"), 1);
+            assert!(refused(pairs(stray), own).await.contains("has 2 partitions"));
+        }
+        assert!(refused(pairs(1), first).await.contains("pairs partition 0"));
+        let index = plan.dir(Stage::Index).manifest(0);
+        let sound = text(store.require(&index).await.unwrap());
+        for shards in ["4e9", "-1", "1e300"] {
+            let wrong = sound.replacen("\"shards\": 4.0", &format!("\"shards\": {shards}"), 1);
+            assert!(wrong != sound && refused(index.clone(), wrong).await.contains("shards of"), "{sound}");
+        }
+        recover(store, plan).await.unwrap();
     }
 
     fn manifest(partition: u32) -> PartitionManifest {

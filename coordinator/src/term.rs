@@ -4,7 +4,7 @@
 //! larger one: epochs never go back, without any database.
 
 use crate::prepare;
-use ip2p_pipeline::Result;
+use ip2p_pipeline::{Error, Result};
 use ip2p_pipeline::layout;
 use ip2p_pipeline::planted::{self, Defect};
 use ip2p_pipeline::store::{Created, Store};
@@ -26,7 +26,7 @@ impl Term {
     pub async fn take(store: &Store) -> Result<Self> {
         let taken = store.list(layout::TERMS).await?;
         let last = taken.last().and_then(|(key, _)| layout::term_of(key)).unwrap_or(0);
-        let mut number = last + 1;
+        let mut number = after(store, last)?;
         // In containers every process has the same number: chance tells two owners apart.
         let owner = serde_json::json!({
             "process": std::process::id(),
@@ -37,7 +37,7 @@ impl Term {
             if planted::has(Defect::SharedTerm) {
                 break;
             }
-            number += 1;
+            number = after(store, number)?;
         }
         Ok(Term { store: store.clone(), number })
     }
@@ -65,14 +65,27 @@ impl Term {
     ///
     /// An error of the store says nothing: it is left to the next check.
     pub async fn lost(&self) -> Option<u32> {
-        let next = self.number + 1;
+        let next = self.number.checked_add(1)?;
         matches!(self.store.get(&layout::term(next)).await, Ok(Some(_))).then_some(next)
     }
+}
+
+fn after(store: &Store, term: u32) -> Result<u32> {
+    let last = || Error::Damaged { key: store.url_of(&layout::term(term)), problem: "no run starts so often".to_string() };
+    term.checked_add(1).ok_or_else(last)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_last_of_all_terms_is_an_error() {
+        let store = Store::memory();
+        store.put(&layout::term(u32::MAX), "{}".into()).await.unwrap();
+        let message = Term::take(&store).await.unwrap_err().to_string();
+        assert!(message.contains("4294967295"), "{message}");
+    }
 
     #[tokio::test]
     async fn terms_only_grow_and_the_older_one_notices() {

@@ -141,6 +141,14 @@ impl PartitionManifest {
 /// The figure of the index manifest that says how many partitions the `shards` stage has.
 pub const SHARDS_FIGURE: &str = "shards";
 
+/// How many partitions the `shards` stage has, by the figures of an index of `kept` pairs. `None` when no index says
+/// that: each of three formats has at most a shard for every pair, and one more.
+pub fn shards_of(figures: &BTreeMap<String, f64>, kept: u64) -> Option<u32> {
+    let shards = figures.get(SHARDS_FIGURE).copied().unwrap_or(0.0);
+    let most = kept.saturating_add(1).saturating_mul(4) as f64;
+    ((0.0..=most).contains(&shards) && shards <= f64::from(u32::MAX)).then_some(shards as u32)
+}
+
 /// What data objects hold: their roles in manifests.
 pub mod role {
     pub const TRIPLETS: &str = "triplets";

@@ -31,12 +31,14 @@ pub enum Defect {
     ChainWithGap,
     /// A manifest is committed while its data is still on the way.
     ManifestBeforeData,
+    /// A store that says `AlreadyExists` is believed, although there is no such object.
+    ConflictTakenForCommit,
     /// A worker goes on although it was told that its lease is lost.
     FencingOff,
 }
 
 impl Defect {
-    pub const ALL: [Defect; 14] = [
+    pub const ALL: [Defect; 15] = [
         Defect::ReadBackOff,
         Defect::WriteErrorIgnored,
         Defect::KeysWithoutEpoch,
@@ -50,6 +52,7 @@ impl Defect {
         Defect::IndexTooEarly,
         Defect::ChainWithGap,
         Defect::ManifestBeforeData,
+        Defect::ConflictTakenForCommit,
         Defect::FencingOff,
     ];
 }

@@ -197,12 +197,15 @@ fn a_coordinator_that_was_killed_is_followed_by_one_that_adopts_its_jobs() {
 #[test]
 fn a_second_coordinator_is_refused_while_the_first_is_at_work() {
     let site = Site::new("");
+    // No node has room: the first cannot end before the second has begun.
+    let room = std::mem::take(&mut site.cluster.world().capacity);
     let mut first = site.start();
-    site.cluster.wait_until("a pod runs", |cluster| !cluster.pods("Running").is_empty());
+    site.cluster.wait_until("a pod waits", |cluster| !cluster.pods("Pending").is_empty());
     // It listens elsewhere, or the port would be the reason.
     let mut second = Running::start(site.command_elsewhere());
     site.expect(&mut second, 4);
     assert!(second.log().contains("is at work on this run (Lease ip2p-small-"), "{}", second.log());
+    site.cluster.world().capacity = room;
     site.expect(&mut first, 0);
     site.assert_done();
 }

@@ -45,6 +45,17 @@ fn a_run_that_does_not_exist() {
 }
 
 #[test]
+fn a_secret_in_the_address_of_a_run_is_not_repeated() {
+    let pipeline = Pipeline::new(PROGRAM);
+    for command in ["status", "audit", "gc", "explain"] {
+        let pair = if command == "explain" { &["abc"][..] } else { &[] };
+        let arguments = [&[command, "s3://key:hunter2@bucket/run"], pair].concat();
+        expect(&pipeline, &arguments, &["holds a secret", "environment"]);
+        assert!(!refused(&pipeline, &arguments).1.contains("hunter2"));
+    }
+}
+
+#[test]
 fn what_a_newcomer_mixes_up() {
     let pipeline = Pipeline::new(PROGRAM);
     // Who only looks makes no folder.

@@ -4,7 +4,7 @@ use super::{Exit, RunRef, say};
 use crate::explain::{Asked, Explanation};
 use crate::{audit, explain, found, gc, prepare, status};
 use ip2p_pipeline::plan::Plan;
-use ip2p_pipeline::spec::Spec;
+use ip2p_pipeline::spec::{self, Spec};
 use ip2p_pipeline::store::Store;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,9 @@ impl RunRef {
         if self.run.contains("://") {
             if !self.overrides.is_empty() {
                 return Err(Exit::bad_input("--set changes a pipeline file; a run that is given by its URL has none"));
+            }
+            if spec::is_secret(&self.run) {
+                return Err(Exit::bad_input("the run's URL holds a secret (not shown): credentials come from the environment"));
             }
             must_exist(&self.run)?;
             return Ok((Store::open(&self.run)?, None));

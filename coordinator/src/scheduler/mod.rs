@@ -13,7 +13,7 @@ mod stage;
 mod tests;
 
 use ip2p_pipeline::layout::Stage;
-use ip2p_pipeline::manifest::{Counts, SHARDS_FIGURE};
+use ip2p_pipeline::manifest::{Counts, SHARDS_FIGURE, shards_of};
 use ip2p_pipeline::planted::{self, Defect};
 use ip2p_pipeline::task::{Assignment, Cause, Failure, Finished, Parting, Progress, Scope};
 pub use partition::{Cell, Lease, PartitionState, Tries};
@@ -239,6 +239,8 @@ pub struct Scheduler {
     idle: BTreeSet<WorkerName>,
     /// Workers that hold a lease.
     busy: usize,
+    /// Workers that are there for some of the work only.
+    scoped: usize,
     /// A worker asked for work: it had everything that it needs.
     proven: bool,
     /// The worker that was lost or left last, and why.
@@ -267,6 +269,7 @@ impl Scheduler {
             workers: BTreeMap::new(),
             idle: BTreeSet::new(),
             busy: 0,
+            scoped: 0,
             proven: false,
             last_left: None,
             mending: BTreeMap::new(),
@@ -340,7 +343,11 @@ impl Scheduler {
         // A restarted process under the same name: whatever it held is gone.
         self.release(&worker, "the worker registered anew", now, commands);
         self.idle.remove(&worker);
-        self.workers.insert(worker, Worker { device, scope, last_beat: now, holds: None, progress: None, strikes: 0 });
+        self.scoped += usize::from(scope != Scope::Any);
+        let worker_state = Worker { device, scope, last_beat: now, holds: None, progress: None, strikes: 0 };
+        if let Some(before) = self.workers.insert(worker, worker_state) {
+            self.scoped -= usize::from(before.scope != Scope::Any);
+        }
     }
 
     fn wants_work(&mut self, worker: &WorkerName, now: Moment, commands: &mut Vec<Command>) {
@@ -398,8 +405,7 @@ impl Scheduler {
         let holder = stage.leases(assignment.partition).into_iter().find(|lease| lease.epoch == assignment.epoch).map(|lease| lease.worker);
         let holder = holder.filter(|name| self.workers.get(name).is_some_and(|w| w.holds == Some(assignment)));
         let current = holder.is_some();
-        // One that was reopened is committed already: a late report says nothing about its damaged objects.
-        let counts = stage.knows(assignment.partition) && (current || !stage.is_reopened(assignment.partition));
+        let counts = current || stage.may_be_done(assignment.partition);
         if let Some(holder) = holder {
             self.set_idle(&holder);
             self.strike(worker, &outcome);
@@ -507,10 +513,11 @@ impl Scheduler {
         self.stages[stage_number(stage)].reopen(partition);
     }
 
-    /// While no worker has ever been ready, what one lacks is what the run lacks. Later it is that worker's alone.
+    /// What every worker lacks is what the run lacks: the last of those that came stops it, when none has ever been
+    /// ready. What one lacks, or has no memory for, is that worker's alone.
     fn unfit(&mut self, worker: &WorkerName, failure: Failure, now: Moment, commands: &mut Vec<Command>) {
         self.left(worker, &failure.message, now, commands);
-        if !self.proven {
+        if !self.proven && self.workers.is_empty() && failure.cause == Cause::BadInput {
             self.stop(Stop::BadInput(failure.message));
         }
     }
@@ -529,7 +536,8 @@ impl Scheduler {
 
     fn forget(&mut self, worker: &WorkerName, why: &str) {
         self.idle.remove(worker);
-        if self.workers.remove(worker).is_some() {
+        if let Some(state) = self.workers.remove(worker) {
+            self.scoped -= usize::from(state.scope != Scope::Any);
             self.last_left = Some((worker.clone(), why.to_string()));
         }
     }
@@ -594,9 +602,9 @@ impl Scheduler {
             let assignment = self.next_ready(&lease, &scope).or_else(|| self.next_straggler(&lease, &scope, now, commands));
             let Some(assignment) = assignment else {
                 match scope {
-                    // Who may do anything finds nothing: nobody does.
-                    Scope::Any => return,
-                    Scope::Stages(_) => dry.push(scope),
+                    // Who may do anything finds nothing: nobody does, but some may have come to their own end.
+                    Scope::Any if self.scoped == 0 => return,
+                    Scope::Any | Scope::Stages(_) => dry.push(scope),
                     Scope::Partition { .. } => {}
                 }
                 continue;
@@ -693,8 +701,23 @@ impl Scheduler {
         match next.stage() {
             Stage::Pairs | Stage::Filter => next.unblock(partition),
             Stage::Index if done.complete() || planted::has(Defect::IndexTooEarly) => next.unblock(0),
-            Stage::Shards => next.resize(done.figure(SHARDS_FIGURE) as u32),
+            Stage::Shards => self.open_shards(),
             Stage::Index | Stage::Corpus | Stage::Prompts => {}
+        }
+    }
+}
+
+impl Scheduler {
+    /// The index has been committed: it says how many shards there are.
+    fn open_shards(&mut self) {
+        let stage = |stage| &self.stages[stage_number(stage)];
+        let (figures, kept) = (stage(Stage::Index).figures(), stage(Stage::Filter).counts().output);
+        match shards_of(figures, kept) {
+            Some(shards) => self.stages[stage_number(Stage::Shards)].resize(shards),
+            None => {
+                let said = figures.get(SHARDS_FIGURE).copied().unwrap_or_default();
+                self.stop(Stop::BadInput(format!("the index of {kept} kept pairs says that there are {said} shards: run `audit`")));
+            }
         }
     }
 }

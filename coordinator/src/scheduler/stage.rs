@@ -66,8 +66,10 @@ impl StageState {
             figures: BTreeMap::new(),
         };
         for (partition, finished) in &from.committed {
-            stage.resize_to(partition + 1);
-            stage.commit(*partition, finished);
+            // How many shards there are, the index says when it is counted: shards of another index come to nothing.
+            if stage.knows(*partition) {
+                stage.commit(*partition, finished);
+            }
         }
         if from.unblocked {
             (0..from.partitions).for_each(|partition| stage.unblock(partition));
@@ -122,10 +124,6 @@ impl StageState {
     /// A byte per partition, and how often they have changed.
     pub fn cells(&self) -> (&[Cell], u64) {
         (&self.cells, self.changes)
-    }
-
-    pub(super) fn figure(&self, name: &str) -> f64 {
-        self.figures.get(name).copied().unwrap_or(0.0)
     }
 
     pub(super) fn knows(&self, partition: u32) -> bool {
@@ -232,9 +230,10 @@ impl StageState {
         committed
     }
 
-    /// Whether it was given out once more and is not whole again yet.
-    pub(super) fn is_reopened(&self, partition: u32) -> bool {
-        self.reopened.contains(&partition)
+    /// Whether a success that nobody here holds a lease for can be a fact. Not while the input is missing; and of one that
+    /// was reopened, which is committed already, it says nothing about the damaged objects.
+    pub(super) fn may_be_done(&self, partition: u32) -> bool {
+        self.knows(partition) && *self.state(partition) != PartitionState::Blocked && !self.reopened.contains(&partition)
     }
 
     /// Ends an attempt that cannot go on before its input is mended. False when another attempt is still at work.

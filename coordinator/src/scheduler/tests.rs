@@ -224,6 +224,45 @@ fn what_the_first_worker_lacks_stops_the_run_and_what_a_later_one_lacks_does_not
 }
 
 #[test]
+fn what_some_lack_does_not_stop_the_others() {
+    let mut s = Scheduler::new(policy(), 1, fresh(1));
+    for worker in ["a", "b", "c"] {
+        let _ = s.step(Event::Joined { worker: worker.to_string(), device: String::new(), scope: Scope::Any }, secs(0));
+    }
+    let mut unfit = |worker: &str, cause| {
+        let failure = Failure { cause, message: format!("{worker} has no model") };
+        s.step(Event::Unfit { worker: worker.to_string(), failure }, secs(0))
+    };
+    assert_eq!(unfit("a", Cause::BadInput), [], "the others may have it");
+    assert_eq!(unfit("b", Cause::Resource), []);
+    let stop = Stop::BadInput("c has no model".to_string());
+    assert_eq!(unfit("c", Cause::BadInput), [Command::Finish(Ending::Stopped(stop))], "nobody has it");
+}
+
+#[test]
+fn an_index_that_cannot_be_stops_the_run() {
+    for shards in [4e9, 1e15, -3.0, f64::NAN] {
+        let mut recovered = fresh(1);
+        recovered.iter_mut().take(3).for_each(|stage| stage.committed = vec![(0, finished(stage.stage))]);
+        let mut s = Scheduler::new(policy(), 1, recovered);
+        let index = granted(&join(&mut s, "w", secs(0))).unwrap();
+        let figures = [(SHARDS_FIGURE.to_string(), shards)].into();
+        let _ = report(&mut s, "w", index, Ok(Finished { figures, ..finished(Stage::Index) }), secs(1));
+        assert!(matches!(s.stop_reason(), Some(Stop::BadInput(why)) if why.contains("10 kept pairs")), "{shards}");
+        assert_eq!(s.stages()[4].len(), 0);
+    }
+}
+
+#[test]
+fn nobody_commits_what_has_no_input_yet() {
+    let mut s = Scheduler::new(policy(), 1, fresh(1));
+    let _ = join(&mut s, "w", secs(0));
+    let invented = Assignment { stage: Stage::Index, partition: 0, epoch: 7, failures: 0 };
+    let commands = report(&mut s, "w", invented, Ok(finished(Stage::Index)), secs(1));
+    assert_eq!(commands, [Command::Acknowledge { worker: "w".to_string(), accepted: false }]);
+}
+
+#[test]
 fn names_are_unique_among_the_living() {
     let mut s = Scheduler::new(policy(), 1, fresh(1));
     for expected in ["w", "w~2", "w~3"] {
@@ -255,6 +294,21 @@ fn a_worker_gets_only_what_it_is_there_for() {
     assert_eq!((drawn.stage, drawn.partition), (Stage::Pairs, 2), "{commands:?}");
     let reason = "prompts partition 2 is committed".to_string();
     assert!(commands.contains(&Command::Dismiss { worker: "its replacement".to_string(), parting: Parting::Done, reason }), "{commands:?}");
+}
+
+#[test]
+fn who_waits_for_anything_holds_up_nobody_who_may_leave() {
+    let mut s = Scheduler::new(policy(), 1, fresh(1));
+    let only = Scope::Partition { stage: Stage::Prompts, partition: 0 };
+    let held = granted(&join_for(&mut s, "works", only.clone())).unwrap();
+    assert_eq!(granted(&join_for(&mut s, "a", Scope::Any)), None);
+    assert_eq!(granted(&join_for(&mut s, "b", Scope::Any)), None);
+    assert_eq!(granted(&join_for(&mut s, "c", only)), None);
+    let mut commands = report(&mut s, "works", held, Ok(finished(Stage::Prompts)), secs(1));
+    commands.extend(s.step(Event::Tick, secs(1)));
+    let left = |c: &Command| matches!(c, Command::Dismiss { worker, .. } if worker == "c");
+    assert!(commands.iter().any(left), "{commands:?}");
+    assert_eq!(s.workers()["a"].holds.map(|held| held.stage), Some(Stage::Pairs), "b has nothing to do, and c is behind it");
 }
 
 #[test]

@@ -139,7 +139,7 @@ pub(super) fn names_secret(key: &str) -> bool {
 }
 
 /// Whether a text is an API key of a known provider, a private key, or a URL with a password in it.
-pub(super) fn is_secret(text: &str) -> bool {
+pub fn is_secret(text: &str) -> bool {
     let prefixes = ["sk-", "hf_", "ghp_", "github_pat_", "xoxb-", "AKIA", "AIza", "Bearer "];
     let word_is_key = |word: &str| word.len() >= 8 && prefixes.iter().any(|prefix| word.starts_with(prefix));
     text.split(|c: char| c.is_whitespace() || "=,'\"[]{}".contains(c)).any(word_is_key)

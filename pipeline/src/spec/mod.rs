@@ -18,7 +18,7 @@ mod section;
 mod tests;
 mod yaml;
 
-pub use diagnostics::{Diagnostic, Diagnostics};
+pub use diagnostics::{Diagnostic, Diagnostics, is_secret};
 pub use files::{Disk, Files, Unchecked};
 pub use kubernetes::{Capacity, Jobs, Kubernetes, MOST_JOBS, PodTemplate, StageJobs};
 pub use load::reference;

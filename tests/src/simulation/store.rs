@@ -151,18 +151,24 @@ impl ObjectStore for BadStore {
         self.0.awake().await;
         let (key, once) = (location.to_string(), matches!(opts.mode, PutMode::Create));
         let world = self.0.world.clone();
+        let exists = || Error::AlreadyExists { path: key.clone(), source: "412".into() };
+        // Two creates at the same moment: some stores turn both away.
+        if once && world.fault(40) {
+            self.0.note(|| format!("conflict of nothing: {key}"));
+            return Err(exists());
+        }
         // On its way: killing the sender does not call it back.
         let request = tokio::spawn(self.put(key.clone(), payload.into(), once));
         let answer = tokio::time::timeout(CLIENT_TIMEOUT, request).await.map_err(|_| unavailable(&key))?;
         let mut written = answer.unwrap_or_else(|e| Err(unavailable(&e.to_string())))?;
-        // Clients ask again by themselves, and then meet what they have created; rarely a conflict of nothing is announced.
+        // Clients ask again by themselves, and then meet what they have created.
         if once && written && world.fault(20) {
             written = false;
         }
         self.0.note(|| format!("{} {key}", if written { "wrote" } else { "found" }));
         match written {
             true => Ok(PutResult { e_tag: None, version: None, extensions: Default::default() }),
-            false => Err(Error::AlreadyExists { path: key, source: "412".into() }),
+            false => Err(exists()),
         }
     }
 
