@@ -157,15 +157,21 @@ fn checked_name(worker: String) -> Result<String, Status> {
 #[tonic::async_trait]
 impl Coordinator for Service {
     async fn register(&self, call: Call<v1::RegisterRequest>) -> Result<Response<v1::RegisterResponse>, Status> {
-        let v1::RegisterRequest { protocol, version, worker, device, stages, only } = call.into_inner();
+        let v1::RegisterRequest { protocol, version, worker, device, stages, only, run_name } = call.into_inner();
         let worker = checked_name(worker)?;
-        let (version, device) = (one_line(version, MAX_NAME_BYTES), one_line(device, MAX_NAME_BYTES));
+        let [version, device, run_name] = [version, device, run_name].map(|text| one_line(text, MAX_NAME_BYTES));
         if protocol != PROTOCOL {
             let refusal = format!(
                 "worker {worker} (version {version}) speaks protocol {protocol}, this coordinator (version {}) speaks {PROTOCOL}: \
                  use the same version on both sides",
                 env!("CARGO_PKG_VERSION")
             );
+            tracing::warn!("refused: {refusal}");
+            return Err(Status::failed_precondition(refusal));
+        }
+        let own = &self.welcome.plan.spec.name;
+        if !run_name.is_empty() && run_name != *own {
+            let refusal = format!("worker {worker} is there for run {run_name}, this coordinator runs {own}: check --coordinator and --run");
             tracing::warn!("refused: {refusal}");
             return Err(Status::failed_precondition(refusal));
         }

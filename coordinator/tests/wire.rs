@@ -246,6 +246,18 @@ async fn an_old_protocol_is_refused_in_words() {
 }
 
 #[tokio::test]
+async fn a_worker_of_another_run_is_refused_in_words() {
+    let server = Server::start(None).await;
+    let of_run = |name: &str| v1::RegisterRequest { run_name: name.to_string(), ..registration(PROTOCOL, "w") };
+    let status = client(&server).await.register(call(of_run("other"), TOKEN)).await.map(drop).unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    for part in ["worker w is there for run other", "this coordinator runs run", "--run"] {
+        assert!(status.message().contains(part), "{}", status.message());
+    }
+    client(&server).await.register(call(of_run("run"), TOKEN)).await.unwrap();
+}
+
+#[tokio::test]
 async fn what_is_too_large_is_refused_and_the_server_goes_on() {
     let server = Server::start(None).await;
     let mut peer = client(&server).await;

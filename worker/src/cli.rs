@@ -22,6 +22,9 @@ pub struct WorkerArgs {
     /// Name of this worker, unique in the run [default: host name and process id]
     #[arg(long)]
     pub name: Option<String>,
+    /// Work for the run of this name only; a coordinator of another one refuses the worker
+    #[arg(long, value_name = "NAME")]
+    pub run: Option<String>,
     /// Work on these stages only
     #[arg(long, value_name = "STAGE,...", value_delimiter = ',', conflicts_with = "wave")]
     pub stages: Vec<Stage>,
@@ -94,7 +97,7 @@ async fn work(args: WorkerArgs) -> Result<Ended, Failure> {
         watch_parent(ask_to_leave);
     }
     let wanted = wanted(args.stages, args.partition, args.wave, std::env::var(INDEX).ok())?;
-    let link = GrpcLink::connect(&Address { coordinator: args.coordinator, token, tls: args.tls }).await?.wanting(wanted);
+    let link = GrpcLink::connect(&Address { coordinator: args.coordinator, token, tls: args.tls }).await?.wanting(wanted).of_run(args.run);
     session::run(&link, &name, ready::get_ready, leave).await
 }
 

@@ -34,6 +34,7 @@ pub struct GrpcLink {
     coordinator: String,
     tls: ClientFiles,
     wanted: Wanted,
+    run_name: String,
 }
 
 #[derive(Clone)]
@@ -77,7 +78,12 @@ impl GrpcLink {
         let client = CoordinatorClient::with_interceptor(channel, Bearer(bearer))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        Ok(GrpcLink { client, coordinator: coordinator.clone(), tls: tls.clone(), wanted: Wanted::default() })
+        Ok(GrpcLink { client, coordinator: coordinator.clone(), tls: tls.clone(), wanted: Wanted::default(), run_name: String::new() })
+    }
+
+    /// Registers with a coordinator of the run of this name only.
+    pub fn of_run(self, run_name: Option<String>) -> Self {
+        GrpcLink { run_name: run_name.unwrap_or_default(), ..self }
     }
 
     /// Registers for this work only.
@@ -122,6 +128,7 @@ impl Link for GrpcLink {
             version: env!("CARGO_PKG_VERSION").to_string(),
             worker: name.to_string(),
             device: Models::describe_device(),
+            run_name: self.run_name.clone(),
             ..(&self.wanted).into()
         };
         let welcome = match self.client.clone().register(request).await {

@@ -130,6 +130,7 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
         worker: worker(),
         device: "cpu".to_string(),
         stages: vec!["pairs".to_string()],
+        run_name: "small".to_string(),
         only: Some(v1::register_request::Only::Wave(v1::WaveIndex { name: "ip2p-small-pairs-1".to_string(), index: 3 })),
     };
     let welcome = v1::RegisterResponse {
