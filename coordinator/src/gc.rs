@@ -1,10 +1,11 @@
 //! `gc`: removes what lost attempts left behind.
 //!
 //! An object is garbage when it is an attempt's data or a probe's, no manifest of any plan of the run names it, and it is older
-//! than the grace period. An attempt writes its data just before it commits, so anything it may still commit is
+//! than the grace period; so is a digest that knows none of the manifests there are. An attempt writes its data just before it commits, so anything it may still commit is
 //! young. The age is the store's own; objects are listed before manifests are read, so that a commit in between is
 //! seen.
 
+use crate::digest;
 use crate::forecast::human_bytes;
 use crate::found;
 use crate::listing::{self, Listed};
@@ -72,6 +73,11 @@ pub async fn gc(store: &Store, options: Options, now: SystemTime) -> Result<Coll
     let mut unnamed = listing::objects(store, layout::PROBES).await?;
     for dir in dirs.values() {
         unnamed.extend(unnamed_data(store, dir).await?);
+        if digest::are_of(dir.stage) {
+            let outdated = digest::outdated(store, dir).await?;
+            let digests = listing::objects(store, &dir.digests()).await?;
+            unnamed.extend(digests.into_iter().filter(|object| outdated.contains(&object.key)));
+        }
     }
     let (mut garbage, young) = unnamed.into_iter().partition::<Vec<_>, _>(|object| is_old(object, options.grace, now));
     let young = young.len() as u64;
@@ -192,6 +198,7 @@ mod tests {
     use bytes::Bytes;
     use futures::stream::BoxStream;
     use ip2p_pipeline::plan::Plan;
+    use ip2p_pipeline::task::Finished;
     use object_store::path::Path;
     use object_store::{
         CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions,
@@ -270,6 +277,23 @@ mod tests {
         let mut lost: Vec<&str> = manifest.chunks[0].objects.iter().map(|object| object.key.as_str()).collect();
         lost.sort();
         assert_eq!(keys(&gc(&fixture.store, ALL, later()).await.unwrap()), lost);
+    }
+
+    #[tokio::test]
+    async fn digests_go_when_no_manifest_is_left_that_they_know() {
+        let fixture = Fixture::finished().await;
+        let dir = fixture.plan.dir(Stage::Pairs);
+        let finished = async |partition| {
+            let manifest = fixture.manifest(Stage::Pairs, partition).await;
+            (partition, Finished { counts: manifest.counts(), seconds: manifest.seconds(), figures: manifest.figures() })
+        };
+        digest::write_committed(&fixture.store, dir, vec![finished(0).await, finished(1).await]).await;
+        let (digest, _) = fixture.store.list(&dir.digests()).await.unwrap().remove(0);
+        for (partition, garbage) in [(0, vec![]), (1, vec![digest.as_str()])] {
+            fixture.damage_manifest(Stage::Pairs, partition, |_| ()).await;
+            assert_eq!(keys(&gc(&fixture.store, ALL, later()).await.unwrap()), garbage);
+        }
+        assert!(fixture.store.get(&digest).await.unwrap().is_none());
     }
 
     #[tokio::test]
