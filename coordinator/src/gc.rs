@@ -14,6 +14,7 @@ use crate::text::{count, duration, printable};
 use futures::{StreamExt, TryStreamExt};
 use ip2p_pipeline::layout::{self, Stage, StageDir};
 use ip2p_pipeline::manifest::ChunkManifest;
+use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::store::Store;
 use ip2p_pipeline::{Error, Result, commit, corpus};
 use serde::Serialize;
@@ -24,6 +25,9 @@ use std::time::{Duration, SystemTime};
 
 /// Objects removed at the same time.
 const PARALLEL: usize = 16;
+
+/// With a shorter grace, what a live attempt has written and not committed yet may be taken for garbage.
+const SAFE_GRACE: Duration = Duration::from_secs(3600);
 
 /// What to remove.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +49,9 @@ pub struct Collected {
     /// Objects that no manifest names, but that are too young to tell.
     pub young: u64,
     pub grace_seconds: f64,
+    /// Why the grace may be too short; it goes to the log as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
     /// Stage folders that no plan refers to.
     pub unused: Vec<Unused>,
 }
@@ -69,6 +76,10 @@ pub async fn gc(store: &Store, options: Options, now: SystemTime) -> Result<Coll
     let dirs = plans.iter().flat_map(|plan| stages().map(|stage| plan.dir(stage)));
     let dirs: BTreeMap<String, StageDir> = dirs.map(|dir| (dir.root(), dir)).collect();
 
+    let warning = risk(store, &plans, options.grace).await?;
+    if let Some(warning) = &warning {
+        tracing::warn!("{warning}");
+    }
     // A coordinator that was killed while it started has left its probe behind.
     let mut unnamed = listing::objects(store, layout::PROBES).await?;
     for dir in dirs.values() {
@@ -94,7 +105,27 @@ pub async fn gc(store: &Store, options: Options, now: SystemTime) -> Result<Coll
     if !options.dry_run {
         remove(store, &garbage).await?;
     }
-    Ok(Collected { dry_run: options.dry_run, objects: garbage, young, grace_seconds: options.grace.as_secs_f64(), unused })
+    Ok(Collected { dry_run: options.dry_run, objects: garbage, young, grace_seconds: options.grace.as_secs_f64(), warning, unused })
+}
+
+/// What a short grace endangers: a plan that is not done may have a live run. The shards' files are never removed.
+async fn risk(store: &Store, plans: &[Plan], grace: Duration) -> Result<Option<String>> {
+    for plan in plans.iter().filter(|_| grace < SAFE_GRACE) {
+        let partitions = plan.partitioning.partitions()? as usize;
+        for (stage, of) in [(Stage::Prompts, partitions), (Stage::Pairs, partitions), (Stage::Filter, partitions), (Stage::Index, 1)] {
+            let keys = store.list(&plan.dir(stage).manifests()).await?;
+            let committed = keys.iter().filter(|(key, _)| StageDir::partition_of(key).is_some()).count();
+            if committed < of {
+                return Ok(Some(format!(
+                    "a grace of {} is short: {stage} of the plan {} has {committed} of {of} partitions, and if its run is alive, what a \
+                     worker has written and not committed yet may be removed; use at least 1h unless no run is alive",
+                    duration(grace.as_secs_f64()),
+                    plan.fingerprint().short()
+                )));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Removes objects so that no manifest is left that names what is gone, whatever ends this halfway: all manifests first,
@@ -197,7 +228,6 @@ mod tests {
     use crate::fixture::{Fixture, spec};
     use bytes::Bytes;
     use futures::stream::BoxStream;
-    use ip2p_pipeline::plan::Plan;
     use ip2p_pipeline::task::Finished;
     use object_store::path::Path;
     use object_store::{
@@ -294,6 +324,20 @@ mod tests {
             assert_eq!(keys(&gc(&fixture.store, ALL, later()).await.unwrap()), garbage);
         }
         assert!(fixture.store.get(&digest).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_short_grace_is_warned_of_while_a_plan_is_not_done() {
+        let fixture = Fixture::finished().await;
+        let warning = async |minutes: u64| {
+            let options = Options { grace: Duration::from_secs(60 * minutes), dry_run: true, unused_folders: false };
+            gc(&fixture.store, options, later()).await.unwrap().warning
+        };
+        assert_eq!(warning(59).await, None, "nothing is at work");
+        fixture.store.delete(&fixture.plan.dir(Stage::Filter).manifest(1)).await.unwrap();
+        let told = warning(59).await.unwrap();
+        assert!(told.contains("filter of the plan") && told.contains("1 of 2 partitions"), "{told}");
+        assert_eq!(warning(60).await, None);
     }
 
     #[tokio::test]
