@@ -13,7 +13,7 @@ use ip2p_pipeline::store::Store;
 use ip2p_pipeline::task::{Assignment, Finished};
 use ip2p_pipeline::{Error, Result, commit};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use tokio::sync::mpsc;
 
 /// Partitions in a digest: reading so many manifests one by one takes a second or so.
@@ -43,27 +43,50 @@ pub fn are_of(stage: Stage) -> bool {
 
 /// What the digests of a stage know of its manifests as they are `listed`. One that cannot be read knows nothing.
 pub async fn read(store: &Store, dir: &StageDir, listed: &HashMap<u32, Version>) -> Result<HashMap<u32, Finished>> {
-    let keys = store.list(&dir.digests()).await?;
-    let read = |(key, _): (String, u64)| async move {
-        let Some(bytes) = store.get(&key).await? else { return Ok::<_, Error>(Digest::default()) };
-        Ok(commit::decode(&key, &bytes).unwrap_or_else(|e| {
-            tracing::warn!("ignored: {e}");
-            Digest::default()
-        }))
-    };
-    let digests: Vec<Digest> = futures::stream::iter(keys).map(read).buffered(READS).try_collect().await?;
-    let known = digests.into_iter().flat_map(|digest| digest.known);
+    let known = read_all(store, dir).await?.into_iter().flat_map(|(_, digest)| digest.known);
     let valid = known.filter(|known| listed.get(&known.partition) == Some(&known.manifest));
     Ok(valid.map(|known| (known.partition, known.finished)).collect())
+}
+
+/// The keys of the digests of a stage that know none of its manifests as they are now.
+pub async fn outdated(store: &Store, dir: &StageDir) -> Result<HashSet<String>> {
+    let digests = read_all(store, dir).await?;
+    let listed = if digests.is_empty() { Vec::new() } else { listing::versions(store, &dir.manifests()).await? };
+    let listed: HashMap<u32, Version> =
+        listed.into_iter().filter_map(|(key, version)| Some((StageDir::partition_of(&key)?, version))).collect();
+    let outdated = |digest: &Digest| digest.known.iter().all(|known| listed.get(&known.partition) != Some(&known.manifest));
+    Ok(digests.into_iter().filter(|(_, digest)| outdated(digest)).map(|(key, _)| key).collect())
+}
+
+/// All digests of a stage, by key.
+async fn read_all(store: &Store, dir: &StageDir) -> Result<Vec<(String, Digest)>> {
+    let keys = store.list(&dir.digests()).await?;
+    let read = |(key, _): (String, u64)| async move {
+        let Some(bytes) = store.get(&key).await? else { return Ok::<_, Error>((key, Digest::default())) };
+        let digest = if key == dir.digest(&name_of(&bytes)) {
+            commit::decode(&key, &bytes)
+        } else {
+            Err(Error::format(&key, "its name is not the hash of its content"))
+        };
+        let digest = digest.unwrap_or_else(|e| {
+            tracing::warn!("ignored: {e}");
+            Digest::default()
+        });
+        Ok((key, digest))
+    };
+    futures::stream::iter(keys).map(read).buffered(READS).try_collect().await
+}
+
+/// Whoever writes the same writes it again, and what was altered shows.
+pub(crate) fn name_of(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().as_str()[..16].to_string()
 }
 
 /// Writes a digest.
 pub async fn write(store: &Store, dir: &StageDir, known: Vec<Known>) {
     let write = async || {
         let bytes = commit::encode(&Digest { known })?;
-        // Named by its content: whoever writes the same writes it again.
-        let name = blake3::hash(&bytes).to_hex();
-        store.put(&dir.digest(&name.as_str()[..16]), bytes).await
+        store.put(&dir.digest(&name_of(&bytes)), bytes).await
     };
     if let Err(e) = write().await {
         tracing::warn!("a digest could not be written, so the next start will take longer: {e}");

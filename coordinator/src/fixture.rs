@@ -7,6 +7,7 @@ use crate::summary::Summary;
 use crate::{figures, finish};
 use bytes::Bytes;
 use ip2p_pipeline::corpus::{self, CorpusManifest, CorpusReport, Position, Skipped};
+use ip2p_pipeline::formats::{Sample, ShardWriter};
 use ip2p_pipeline::ids::CaptionId;
 use ip2p_pipeline::layout::{self, Stage};
 use ip2p_pipeline::manifest::{Attempt, ChunkManifest, Counts, DataObject, PartitionManifest};
@@ -14,7 +15,7 @@ use ip2p_pipeline::plan::{Partitioning, Plan};
 use ip2p_pipeline::records::{
     Candidate, CorpusRecord, ImageRef, IndexRow, RejectReason, RejectedCompletion, ScoredCandidate, Scores, Triplet, Verdict,
 };
-use ip2p_pipeline::spec::Spec;
+use ip2p_pipeline::spec::{ColumnProfile, ShardFormat, Spec};
 use ip2p_pipeline::store::Store;
 use ip2p_pipeline::tables::Table;
 use ip2p_pipeline::{commit, ids, layout::StageDir};
@@ -56,7 +57,12 @@ pub(crate) fn spec() -> Spec {
 }
 
 impl Fixture {
+    /// A finished run; the files of its original layout bear no seeds of its pairs.
     pub async fn finished() -> Self {
+        Self::with_seeds(|_| 77).await
+    }
+
+    async fn with_seeds(seed: fn(&IndexRow) -> u64) -> Self {
         let store = Store::memory();
         let plan = freeze(&store, spec()).await;
         let fixture = Fixture { store, plan };
@@ -64,13 +70,13 @@ impl Fixture {
         for partition in 0..2 {
             rows.extend(fixture.partition(partition).await);
         }
-        fixture.dataset(&rows).await;
+        fixture.dataset(&rows, seed).await;
         fixture
     }
 
     /// A finished run with its card, report and summary.
     pub async fn closed() -> Self {
-        let fixture = Self::finished().await;
+        let fixture = Self::with_seeds(|row| row.candidate.seed).await;
         let Fixture { store, plan } = &fixture;
         let stages = figures::of_store(store, plan).await.unwrap();
         let corpus = corpus::load(store, &plan.corpus_dir).await.unwrap().unwrap();
@@ -202,7 +208,7 @@ impl Fixture {
     }
 
     /// The index, and one shard of each format.
-    async fn dataset(&self, rows: &[IndexRow]) {
+    async fn dataset(&self, rows: &[IndexRow], seed: fn(&IndexRow) -> u64) {
         let kept: Vec<IndexRow> = rows.iter().filter(|row| row.verdict == Verdict::Kept).cloned().collect();
         let counts = |n: u64| Counts { expected: n, output: n, ..Counts::default() };
         let data = vec![
@@ -216,11 +222,13 @@ impl Fixture {
 
         let dir = self.plan.dir(Stage::Shards);
         let shard = |path: &str, bytes: Bytes| ("shard", dir.dataset(path), bytes);
-        let folders =
-            (0..KEPT).flat_map(|i| [0, 1].map(|which| shard(&format!("original/{i:07}/77_{which}.png"), Bytes::from_static(b"image"))));
+        let folders = kept.iter().enumerate().flat_map(|(i, row)| {
+            [0, 1].map(|which| shard(&format!("original/{i:07}/{}_{which}.png", seed(row)), Bytes::from_static(b"image")))
+        });
+        let (tar, parquet) = ("webdataset/train-000000.tar", "data/train-00000-of-00001.parquet");
         let partitions = [
-            (KEPT, vec![shard("webdataset/train-000000.tar", tar_of(KEPT))]),
-            (KEPT, vec![shard("data/train-00000-of-00001.parquet", IndexRow::encode(&kept).unwrap())]),
+            (KEPT, vec![shard(tar, file_of(ShardFormat::Webdataset, &kept))]),
+            (KEPT, vec![shard(parquet, file_of(ShardFormat::Parquet, &kept))]),
             (KEPT, folders.collect()),
             (0, vec![shard("original/seeds.json", Bytes::from_static(b"[]"))]),
         ];
@@ -307,14 +315,12 @@ fn png(colour: [u8; 3]) -> Bytes {
     bytes.into_inner().into()
 }
 
-fn tar_of(samples: u64) -> Bytes {
-    let mut tar = tar::Builder::new(Vec::new());
-    for number in 0..samples {
-        for name in ["edit_prompt.txt", "json"] {
-            let mut header = tar::Header::new_ustar();
-            header.set_size(2);
-            tar.append_data(&mut header, format!("{number:09}.{name}"), &b"{}"[..]).unwrap();
-        }
+/// A shard as workers write it.
+pub(crate) fn file_of(format: ShardFormat, rows: &[IndexRow]) -> Bytes {
+    let mut writer = ShardWriter::new(format, ColumnProfile::Timbrooks, "a shard", Vec::new()).unwrap();
+    for (number, row) in (0..).zip(rows) {
+        let sample = Sample::new(number, row.clone(), [png([200, 40, 40]), png([40, 40, 200])]).unwrap();
+        writer.add(&sample).unwrap();
     }
-    tar.into_inner().unwrap().into()
+    writer.finish("train").unwrap().0.into()
 }

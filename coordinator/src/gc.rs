@@ -1,10 +1,11 @@
 //! `gc`: removes what lost attempts left behind.
 //!
 //! An object is garbage when it is an attempt's data or a probe's, no manifest of any plan of the run names it, and it is older
-//! than the grace period. An attempt writes its data just before it commits, so anything it may still commit is
+//! than the grace period; so is a digest that knows none of the manifests there are. An attempt writes its data just before it commits, so anything it may still commit is
 //! young. The age is the store's own; objects are listed before manifests are read, so that a commit in between is
 //! seen.
 
+use crate::digest;
 use crate::forecast::human_bytes;
 use crate::found;
 use crate::listing::{self, Listed};
@@ -13,6 +14,7 @@ use crate::text::{count, duration, printable};
 use futures::{StreamExt, TryStreamExt};
 use ip2p_pipeline::layout::{self, Stage, StageDir};
 use ip2p_pipeline::manifest::ChunkManifest;
+use ip2p_pipeline::plan::Plan;
 use ip2p_pipeline::store::Store;
 use ip2p_pipeline::{Error, Result, commit, corpus};
 use serde::Serialize;
@@ -23,6 +25,9 @@ use std::time::{Duration, SystemTime};
 
 /// Objects removed at the same time.
 const PARALLEL: usize = 16;
+
+/// With a shorter grace, what a live attempt has written and not committed yet may be taken for garbage.
+const SAFE_GRACE: Duration = Duration::from_secs(3600);
 
 /// What to remove.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +49,9 @@ pub struct Collected {
     /// Objects that no manifest names, but that are too young to tell.
     pub young: u64,
     pub grace_seconds: f64,
+    /// Why the grace may be too short; it goes to the log as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
     /// Stage folders that no plan refers to.
     pub unused: Vec<Unused>,
 }
@@ -68,10 +76,19 @@ pub async fn gc(store: &Store, options: Options, now: SystemTime) -> Result<Coll
     let dirs = plans.iter().flat_map(|plan| stages().map(|stage| plan.dir(stage)));
     let dirs: BTreeMap<String, StageDir> = dirs.map(|dir| (dir.root(), dir)).collect();
 
+    let warning = risk(store, &plans, options.grace).await?;
+    if let Some(warning) = &warning {
+        tracing::warn!("{warning}");
+    }
     // A coordinator that was killed while it started has left its probe behind.
     let mut unnamed = listing::objects(store, layout::PROBES).await?;
     for dir in dirs.values() {
         unnamed.extend(unnamed_data(store, dir).await?);
+        if digest::are_of(dir.stage) {
+            let outdated = digest::outdated(store, dir).await?;
+            let digests = listing::objects(store, &dir.digests()).await?;
+            unnamed.extend(digests.into_iter().filter(|object| outdated.contains(&object.key)));
+        }
     }
     let (mut garbage, young) = unnamed.into_iter().partition::<Vec<_>, _>(|object| is_old(object, options.grace, now));
     let young = young.len() as u64;
@@ -88,7 +105,27 @@ pub async fn gc(store: &Store, options: Options, now: SystemTime) -> Result<Coll
     if !options.dry_run {
         remove(store, &garbage).await?;
     }
-    Ok(Collected { dry_run: options.dry_run, objects: garbage, young, grace_seconds: options.grace.as_secs_f64(), unused })
+    Ok(Collected { dry_run: options.dry_run, objects: garbage, young, grace_seconds: options.grace.as_secs_f64(), warning, unused })
+}
+
+/// What a short grace endangers: a plan that is not done may have a live run. The shards' files are never removed.
+async fn risk(store: &Store, plans: &[Plan], grace: Duration) -> Result<Option<String>> {
+    for plan in plans.iter().filter(|_| grace < SAFE_GRACE) {
+        let partitions = plan.partitioning.partitions()? as usize;
+        for (stage, of) in [(Stage::Prompts, partitions), (Stage::Pairs, partitions), (Stage::Filter, partitions), (Stage::Index, 1)] {
+            let keys = store.list(&plan.dir(stage).manifests()).await?;
+            let committed = keys.iter().filter(|(key, _)| StageDir::partition_of(key).is_some()).count();
+            if committed < of {
+                return Ok(Some(format!(
+                    "a grace of {} is short: {stage} of the plan {} has {committed} of {of} partitions, and if its run is alive, what a \
+                     worker has written and not committed yet may be removed; use at least 1h unless no run is alive",
+                    duration(grace.as_secs_f64()),
+                    plan.fingerprint().short()
+                )));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Removes objects so that no manifest is left that names what is gone, whatever ends this halfway: all manifests first,
@@ -191,7 +228,7 @@ mod tests {
     use crate::fixture::{Fixture, spec};
     use bytes::Bytes;
     use futures::stream::BoxStream;
-    use ip2p_pipeline::plan::Plan;
+    use ip2p_pipeline::task::Finished;
     use object_store::path::Path;
     use object_store::{
         CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions,
@@ -270,6 +307,37 @@ mod tests {
         let mut lost: Vec<&str> = manifest.chunks[0].objects.iter().map(|object| object.key.as_str()).collect();
         lost.sort();
         assert_eq!(keys(&gc(&fixture.store, ALL, later()).await.unwrap()), lost);
+    }
+
+    #[tokio::test]
+    async fn digests_go_when_no_manifest_is_left_that_they_know() {
+        let fixture = Fixture::finished().await;
+        let dir = fixture.plan.dir(Stage::Pairs);
+        let finished = async |partition| {
+            let manifest = fixture.manifest(Stage::Pairs, partition).await;
+            (partition, Finished { counts: manifest.counts(), seconds: manifest.seconds(), figures: manifest.figures() })
+        };
+        digest::write_committed(&fixture.store, dir, vec![finished(0).await, finished(1).await]).await;
+        let (digest, _) = fixture.store.list(&dir.digests()).await.unwrap().remove(0);
+        for (partition, garbage) in [(0, vec![]), (1, vec![digest.as_str()])] {
+            fixture.damage_manifest(Stage::Pairs, partition, |_| ()).await;
+            assert_eq!(keys(&gc(&fixture.store, ALL, later()).await.unwrap()), garbage);
+        }
+        assert!(fixture.store.get(&digest).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_short_grace_is_warned_of_while_a_plan_is_not_done() {
+        let fixture = Fixture::finished().await;
+        let warning = async |minutes: u64| {
+            let options = Options { grace: Duration::from_secs(60 * minutes), dry_run: true, unused_folders: false };
+            gc(&fixture.store, options, later()).await.unwrap().warning
+        };
+        assert_eq!(warning(59).await, None, "nothing is at work");
+        fixture.store.delete(&fixture.plan.dir(Stage::Filter).manifest(1)).await.unwrap();
+        let told = warning(59).await.unwrap();
+        assert!(told.contains("filter of the plan") && told.contains("1 of 2 partitions"), "{told}");
+        assert_eq!(warning(60).await, None);
     }
 
     #[tokio::test]

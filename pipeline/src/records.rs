@@ -200,6 +200,41 @@ pub struct IndexRow {
     pub images: Option<[ImageRef; 2]>,
 }
 
+/// What a sample of a WebDataset or Parquet shard says of its pair, besides the images. Fields have the names of the
+/// columns and keys of those formats.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShardRow {
+    pub pair_id: PairId,
+    pub original_prompt: String,
+    pub edit_prompt: String,
+    pub edited_prompt: String,
+    pub p2p_threshold: f64,
+    pub cfg_scale: f64,
+    pub clip_sim_0: f64,
+    pub clip_sim_1: f64,
+    pub clip_sim_dir: f64,
+    pub clip_sim_image: f64,
+}
+
+impl ShardRow {
+    /// What the shards have to say of a pair; `None` when it has no scores.
+    pub fn of(row: &IndexRow) -> Option<Self> {
+        let Scores { clip_sim_0, clip_sim_1, clip_sim_dir, clip_sim_image } = row.scores?;
+        Some(ShardRow {
+            pair_id: row.pair,
+            original_prompt: row.caption.clone(),
+            edit_prompt: row.edit.clone(),
+            edited_prompt: row.output.clone(),
+            p2p_threshold: row.candidate.p2p_threshold,
+            cfg_scale: row.candidate.cfg_scale,
+            clip_sim_0,
+            clip_sim_1,
+            clip_sim_dir,
+            clip_sim_image,
+        })
+    }
+}
+
 /// A record that could not be processed, with the error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarantined {

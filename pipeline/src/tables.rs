@@ -32,7 +32,7 @@ const BATCH_ROWS: usize = 8192;
 const GROUP_ROWS: usize = 16 * BATCH_ROWS;
 
 /// A record type with a fixed Parquet schema: [`crate::records`]' `CorpusRecord`, `Triplet`, `RejectedCompletion`,
-/// `ScoredCandidate`, `IndexRow` and `Quarantined`. Sealed by its two hidden methods.
+/// `ScoredCandidate`, `IndexRow`, `ShardRow` and `Quarantined`. Sealed by its two hidden methods.
 pub trait Table: Sized {
     /// What a table of these is called in messages.
     const NAME: &'static str;
@@ -107,7 +107,8 @@ pub struct TableReader<T> {
 }
 
 impl<T: Table> TableReader<T> {
-    /// Opens a table in memory (`Bytes`) or in a local file (`std::fs::File`). `what` names it in messages.
+    /// Opens a table in memory (`Bytes`) or in a local file (`std::fs::File`). `what` names it in messages. Columns that the
+    /// record does not have, such as the images of a shard, are not read.
     pub fn open(what: &str, source: impl ChunkReader + 'static) -> Result<Self> {
         Self::filtered(what, source, None)
     }
@@ -123,7 +124,10 @@ impl<T: Table> TableReader<T> {
         let source = Source(Arc::new(source));
         let opened = pages::guarded(|| ParquetRecordBatchReaderBuilder::try_new(source.clone()));
         let mut builder = opened.map_err(|problem| Error::format(what, problem))?.map_err(unreadable)?.with_batch_size(BATCH_ROWS);
-        pages::check(&source, builder.metadata(), |_| true).map_err(|problem| Error::format(what, problem))?;
+        let schema = T::columns(&[]).into_batch().map_err(|e| Error::format(T::NAME, e))?.schema();
+        let known = ProjectionMask::columns(builder.parquet_schema(), schema.fields().iter().map(|field| field.name().as_str()));
+        pages::check(&source, builder.metadata(), |leaf| known.leaf_included(leaf)).map_err(|problem| Error::format(what, problem))?;
+        builder = builder.with_projection(known);
         let metadata = builder.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default();
         if let Some((column, value)) = condition {
             let mask = ProjectionMask::columns(builder.parquet_schema(), [column]);

@@ -7,6 +7,7 @@ use ip2p_pipeline::fetch as stored;
 use ip2p_pipeline::layout::{self, Stage, StageDir};
 use ip2p_pipeline::manifest::{Attempt, ChunkManifest, DataObject, PartitionManifest};
 use ip2p_pipeline::plan::{Partitioning, Plan};
+use ip2p_pipeline::records::IndexRow;
 use ip2p_pipeline::store::Store;
 use ip2p_pipeline::tables::Table;
 use ip2p_pipeline::{Error, Result, commit, corpus};
@@ -299,13 +300,29 @@ impl<'a> Inspector<'a> {
         Ok(all)
     }
 
-    /// A table of the index as a tally of its verdicts.
-    pub async fn tally(&mut self, object: &DataObject) -> Result<Option<super::Tally>> {
-        self.count(object);
-        let tally = fetch::visit_index(self.store, object, super::Tally::default(), |tally, row| tally.add(row.pair, &row.verdict)).await;
-        let tally = self.judge(Stage::Index, Some(0), &object.key, tally)?;
-        self.checked.rows += tally.map_or(0, |tally| tally.rows);
-        Ok(tally)
+    /// Shows every row of one role of the index to `visit`; `None` when a table is damaged, which is then reported.
+    pub async fn visit<A: Send + 'static>(
+        &mut self,
+        index: &PartitionManifest,
+        role: &str,
+        state: A,
+        visit: fn(&mut A, &IndexRow),
+    ) -> Result<Option<A>> {
+        let mut state = (state, 0);
+        for object in index.objects(role) {
+            self.count(object);
+            let count = move |(state, rows): &mut (A, u64), row: IndexRow| {
+                visit(state, &row);
+                *rows += 1;
+            };
+            let visited = fetch::visit_index(self.store, object, state, count).await;
+            match self.judge(Stage::Index, Some(0), &object.key, visited)? {
+                Some(visited) => state = visited,
+                None => return Ok(None),
+            }
+        }
+        self.checked.rows += state.1;
+        Ok(Some(state.0))
     }
 
     /// A file with an object's bytes; `None` when they are damaged, which is then reported.

@@ -2,8 +2,9 @@
 //!
 //! It follows manifests as any reader does, and believes none of them: numbers of one stage must follow from the
 //! stage before it, from the plan, and from the rows in the tables; draws and verdicts are computed again; every
-//! object named must be there with its length and checksum. Of a whole dataset it also checks what a person reads (card,
-//! figures, report, summary), and that nothing else lies in its folder.
+//! object named must be there with its length and checksum. The index and each shard format must hold the same pairs as
+//! the partitions they were made from, row by row. Of a whole dataset it also checks what a person reads (card, figures,
+//! report, summary), and that nothing else lies in its folder.
 //!
 //! Chunk manifests are read while their partition is at work. Once it is committed its own manifest holds all that they
 //! say, and nothing reads them any more.
@@ -21,10 +22,10 @@ use crate::text::{count, printable};
 use futures::{StreamExt, TryStreamExt};
 use inspect::{Inspector, Present};
 use ip2p_pipeline::Result;
-use ip2p_pipeline::ids::{Fingerprint, PairId, TripletId};
+use ip2p_pipeline::ids::{Fingerprint, TripletId};
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::plan::Plan;
-use ip2p_pipeline::records::Verdict;
+use ip2p_pipeline::records::{IndexRow, Verdict};
 use ip2p_pipeline::store::Store;
 use serde::Serialize;
 use std::collections::{BTreeSet, HashMap};
@@ -106,35 +107,46 @@ impl Audit {
     }
 }
 
-/// A multiset of verdicts in constant memory: two are the same exactly when all fields agree (up to a collision
-/// of sums of 128-bit hashes).
+/// A multiset in constant memory: two are the same exactly when they hold the same values equally often (up to a
+/// collision of sums of 128-bit hashes).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Tally {
     rows: u64,
-    kept: u64,
     sum: u128,
 }
 
 impl Tally {
-    fn add(&mut self, pair: PairId, verdict: &Verdict) {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(pair.bytes());
-        match verdict {
-            Verdict::Kept => hasher.update(b"kept"),
-            Verdict::Rejected(reason) => hasher.update(b"rejected").update(reason.name().as_bytes()),
-            Verdict::Quarantined(error) => hasher.update(b"quarantined").update(error.as_bytes()),
-        };
+    /// What is hashed is the text for debugging, which has every field and tells all numbers apart.
+    fn add(&mut self, value: &impl fmt::Debug) {
         let mut hash = [0; 16];
-        hash.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-        self.rows += 1;
-        self.kept += u64::from(*verdict == Verdict::Kept);
-        self.sum = self.sum.wrapping_add(u128::from_le_bytes(hash));
+        hash.copy_from_slice(&blake3::hash(format!("{value:?}").as_bytes()).as_bytes()[..16]);
+        self.join(&Tally { rows: 1, sum: u128::from_le_bytes(hash) });
     }
 
     fn join(&mut self, other: &Tally) {
         self.rows += other.rows;
-        self.kept += other.kept;
         self.sum = self.sum.wrapping_add(other.sum);
+    }
+}
+
+/// The rows with verdicts of some tables, and the kept ones among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Verdicts {
+    all: Tally,
+    kept: Tally,
+}
+
+impl Verdicts {
+    fn add(&mut self, row: &IndexRow) {
+        self.all.add(row);
+        if row.verdict == Verdict::Kept {
+            self.kept.add(row);
+        }
+    }
+
+    fn join(&mut self, other: &Verdicts) {
+        self.all.join(&other.all);
+        self.kept.join(&other.kept);
     }
 }
 
@@ -149,7 +161,7 @@ pub async fn audit(store: &Store, plan: &Plan, quick: bool) -> Result<Audit> {
     let partitions = 0..plan.partitioning.partitions()?;
     let check = |partition| partition::check(Inspector::new(store, plan, quick), partition, &present);
     let mut checked = futures::stream::iter(partitions).map(check).buffered(PARALLEL);
-    let mut verdicts = Tally::default();
+    let mut verdicts = Verdicts::default();
     let mut owners: HashMap<TripletId, u32> = HashMap::new();
     while let Some(result) = checked.try_next().await? {
         for id in result.triplets {

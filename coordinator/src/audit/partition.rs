@@ -1,6 +1,6 @@
 //! `prompts`, `pairs` and `filter` of one partition: each must follow from the one before it.
 
-use super::Tally;
+use super::Verdicts;
 use super::inspect::{Inspector, Present};
 use ip2p_pipeline::Result;
 use ip2p_pipeline::ids::TripletId;
@@ -16,11 +16,11 @@ pub(super) struct Checked<'a> {
     pub partition: u32,
     pub inspector: Inspector<'a>,
     pub triplets: Vec<TripletId>,
-    pub verdicts: Tally,
+    pub verdicts: Verdicts,
 }
 
 pub(super) async fn check<'a>(inspector: Inspector<'a>, partition: u32, present: &Present) -> Result<Checked<'a>> {
-    let mut check = Check { inspector, partition, verdicts: Tally::default() };
+    let mut check = Check { inspector, partition, verdicts: Verdicts::default() };
     let manifest = |stage| (stage, partition, present.needed(stage, partition));
     let [(s0, p0, n0), (s1, p1, n1), (s2, p2, n2)] = [Stage::Prompts, Stage::Pairs, Stage::Filter].map(manifest);
     let prompts = check.inspector.manifest(s0, p0, n0).await?;
@@ -53,7 +53,7 @@ fn stored_objects(manifests: &[&PartitionManifest]) -> HashMap<String, u64> {
 struct Check<'a> {
     inspector: Inspector<'a>,
     partition: u32,
-    verdicts: Tally,
+    verdicts: Verdicts,
 }
 
 impl Check<'_> {
@@ -172,7 +172,7 @@ impl Check<'_> {
         for chunk in &manifest.chunks {
             self.inspector.check_objects(chunk, &[role::SELECTION]).await?;
             let Some(rows) = self.inspector.table::<IndexRow>(chunk, role::SELECTION).await? else { continue };
-            rows.iter().for_each(|row| self.verdicts.add(row.pair, &row.verdict));
+            rows.iter().for_each(|row| self.verdicts.add(row));
             self.counts(chunk, &rows);
             self.images(&rows, images);
             self.verdicts_follow(&rows, samples);

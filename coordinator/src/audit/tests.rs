@@ -1,8 +1,10 @@
 use super::*;
-use crate::fixture::{CANDIDATES, Fixture, KEPT};
+use crate::fixture::{CANDIDATES, Fixture, KEPT, file_of};
 use bytes::Bytes;
+use ip2p_pipeline::commit;
 use ip2p_pipeline::manifest::Counts;
 use ip2p_pipeline::records::{IndexRow, RejectReason, RejectedCompletion, ScoredCandidate, Scores, Triplet};
+use ip2p_pipeline::spec::ShardFormat;
 use ip2p_pipeline::tables::Table;
 
 async fn findings(fixture: &Fixture) -> Vec<Finding> {
@@ -258,18 +260,72 @@ async fn an_index_that_differs_from_the_verdicts_is_found() {
     let before = findings(&fixture).await.len();
     fixture.damage_rows::<IndexRow>(Stage::Index, 0, "index", |rows| rows[0] = rows[1].clone()).await;
     assert_eq!(findings(&fixture).await.len(), before + 1, "the order of rows is free, their content is not");
-    expect(&fixture, Stage::Index, Some(0), "or some verdicts differ").await;
+    expect(&fixture, Stage::Index, Some(0), "the index has 12 rows with 4 kept, the filter's partitions have 12 with 4").await;
+}
+
+/// Damage of the table of kept pairs or of the whole index; what the finding says.
+async fn expect_in_index(role: &str, damage: fn(&mut Vec<IndexRow>), words: &str) {
+    let fixture = Fixture::closed().await;
+    fixture.damage_rows(Stage::Index, 0, role, damage).await;
+    expect(&fixture, Stage::Index, Some(0), words).await;
+}
+
+#[tokio::test]
+async fn every_field_of_the_index_must_be_the_filters() {
+    let kept = "the table of kept pairs has 4 rows, the filter kept 4; or some rows differ";
+    expect_in_index("kept", |rows| rows[0] = rows[1].clone(), kept).await;
+    expect_in_index("kept", |rows| rows[2].edit.push('!'), kept).await;
+    let index = "the index has 12 rows with 4 kept, the filter's partitions have 12 with 4; or some rows differ";
+    expect_in_index("index", |rows| rows[3].caption.push('!'), index).await;
+    expect_in_index("index", |rows| rows[3].scores.as_mut().unwrap().clip_sim_0 += f64::EPSILON, index).await;
+    expect_in_index("index", |rows| rows[0].images.as_mut().unwrap().swap(0, 1), index).await;
+}
+
+/// Replaces a shard and describes it correctly. Returns the kept rows.
+async fn damage_shard(fixture: &Fixture, partition: u32, format: ShardFormat, damage: impl FnOnce(&mut Vec<IndexRow>)) {
+    let kept = fixture.store.require(&object(fixture, Stage::Index, 0, "kept").await).await.unwrap();
+    let mut rows = IndexRow::decode("", kept).unwrap();
+    damage(&mut rows);
+    let key = object(fixture, Stage::Shards, partition, "shard").await;
+    let object = commit::write_data(&fixture.store, "shard", key, file_of(format, &rows)).await.unwrap();
+    fixture.damage_manifest(Stage::Shards, partition, |m| m.chunks[0].objects[0] = object).await;
 }
 
 #[tokio::test]
 async fn shards_that_lack_pairs_are_found() {
     let fixture = Fixture::closed().await;
-    let parquet = fixture.plan.dir(Stage::Shards).dataset("data/train-00000-of-00001.parquet");
-    let rows = IndexRow::decode("", fixture.store.require(&parquet).await.unwrap()).unwrap();
-    fixture.damage_rows::<IndexRow>(Stage::Shards, 1, "shard", |short| *short = rows[1..].to_vec()).await;
+    damage_shard(&fixture, 1, ShardFormat::Parquet, |rows| drop(rows.pop())).await;
     expect(&fixture, Stage::Shards, None, "the parquet shards hold 3 pairs, 4 were kept").await;
     fixture.damage_manifest(Stage::Shards, 0, |m| m.chunks[0].counts = Counts { expected: 3, output: 3, ..Counts::default() }).await;
     expect(&fixture, Stage::Shards, None, "account for 11 samples").await;
+}
+
+#[tokio::test]
+async fn shards_with_a_pair_twice_or_altered_are_found() {
+    for (partition, format) in [(0, ShardFormat::Webdataset), (1, ShardFormat::Parquet)] {
+        let words = format!("the {} shards hold 4 pairs, but not those that were kept", format.name());
+        let fixture = Fixture::closed().await;
+        damage_shard(&fixture, partition, format, |rows| rows.swap(0, 3)).await;
+        assert!(!findings(&fixture).await.iter().any(|f| f.stage == Some(Stage::Shards)), "pairs are shuffled");
+        damage_shard(&fixture, partition, format, |rows| rows[0] = rows[1].clone()).await;
+        expect(&fixture, Stage::Shards, None, &words).await;
+        damage_shard(&fixture, partition, format, |rows| rows[0].output.push('!')).await;
+        expect(&fixture, Stage::Shards, None, &words).await;
+    }
+}
+
+#[tokio::test]
+async fn a_folder_with_an_image_of_another_seed_is_found() {
+    for (number, words) in [(0, "the original shards hold 4 pairs, but"), (1, "the original shards hold second images of 4 pairs, but")] {
+        let fixture = Fixture::closed().await;
+        let manifest = fixture.manifest(Stage::Shards, 2).await;
+        let [key, other] = [number, number + 2].map(|i| manifest.chunks[0].objects[i].key.clone());
+        let seed = other.rsplit('/').next().unwrap();
+        let renamed = format!("{}/{seed}", key.rsplit_once('/').unwrap().0);
+        fixture.store.put(&renamed, fixture.store.require(&key).await.unwrap()).await.unwrap();
+        fixture.damage_manifest(Stage::Shards, 2, |m| m.chunks[0].objects[number].key = renamed).await;
+        expect(&fixture, Stage::Shards, None, words).await;
+    }
 }
 
 #[tokio::test]

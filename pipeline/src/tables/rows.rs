@@ -5,8 +5,8 @@ use super::columns::{Columns, Rows};
 use crate::error::Result;
 use crate::ids::TripletId;
 use crate::records::{
-    Candidate, CorpusRecord, Edit, ImageRef, IndexRow, Quarantined, RejectReason, RejectedCompletion, ScoredCandidate, Scores, Triplet,
-    Verdict,
+    Candidate, CorpusRecord, Edit, ImageRef, IndexRow, Quarantined, RejectReason, RejectedCompletion, ScoredCandidate, Scores, ShardRow,
+    Triplet, Verdict,
 };
 
 /// An owned copy of an optional cell.
@@ -157,6 +157,45 @@ impl Table for IndexRow {
             images,
         };
         Ok(parts.enumerate().map(row).collect())
+    }
+}
+
+impl Table for ShardRow {
+    const NAME: &'static str = "Parquet shard";
+
+    fn columns(rows: &[Self]) -> Columns {
+        Columns::default()
+            .text("pair_id", rows.iter().map(|r| r.pair_id.to_string()))
+            .text("original_prompt", rows.iter().map(|r| &r.original_prompt))
+            .text("edit_prompt", rows.iter().map(|r| &r.edit_prompt))
+            .text("edited_prompt", rows.iter().map(|r| &r.edited_prompt))
+            .f64("p2p_threshold", rows.iter().map(|r| r.p2p_threshold))
+            .f64("cfg_scale", rows.iter().map(|r| r.cfg_scale))
+            .f64("clip_sim_0", rows.iter().map(|r| r.clip_sim_0))
+            .f64("clip_sim_1", rows.iter().map(|r| r.clip_sim_1))
+            .f64("clip_sim_dir", rows.iter().map(|r| r.clip_sim_dir))
+            .f64("clip_sim_image", rows.iter().map(|r| r.clip_sim_image))
+    }
+
+    fn rows(batch: &Rows<'_>) -> Result<Vec<Self>> {
+        let ids = batch.ids("pair_id")?;
+        let (original, edit, edited) = (batch.text("original_prompt")?, batch.text("edit_prompt")?, batch.text("edited_prompt")?);
+        let (p2p, cfg) = (batch.f64("p2p_threshold")?, batch.f64("cfg_scale")?);
+        let (sim_0, sim_1) = (batch.f64("clip_sim_0")?, batch.f64("clip_sim_1")?);
+        let (direction, image) = (batch.f64("clip_sim_dir")?, batch.f64("clip_sim_image")?);
+        let row = |(i, pair_id)| ShardRow {
+            pair_id,
+            original_prompt: original.value(i).to_string(),
+            edit_prompt: edit.value(i).to_string(),
+            edited_prompt: edited.value(i).to_string(),
+            p2p_threshold: p2p.value(i),
+            cfg_scale: cfg.value(i),
+            clip_sim_0: sim_0.value(i),
+            clip_sim_1: sim_1.value(i),
+            clip_sim_dir: direction.value(i),
+            clip_sim_image: image.value(i),
+        };
+        Ok(ids.into_iter().enumerate().map(row).collect())
     }
 }
 

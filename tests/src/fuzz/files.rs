@@ -78,11 +78,11 @@ pub fn tables(data: &[u8]) {
 }
 
 pub fn shard_tar(data: &[u8]) {
-    let _ = count::samples_in_tar(data);
+    let _ = count::samples_in_tar("shard", data, drop);
 }
 
 pub fn shard_parquet(data: &[u8]) {
-    let _ = count::rows_in_parquet(bytes::Bytes::copy_from_slice(data));
+    let _ = count::rows_in_parquet("shard", bytes::Bytes::copy_from_slice(data), drop);
 }
 
 pub fn picture(data: &[u8]) {
