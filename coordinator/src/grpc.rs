@@ -171,7 +171,8 @@ impl Coordinator for Service {
         }
         let own = &self.welcome.plan.spec.name;
         if !run_name.is_empty() && run_name != *own {
-            let refusal = format!("worker {worker} is there for run {run_name}, this coordinator runs {own}: check --coordinator and --run");
+            let refusal =
+                format!("worker {worker} is there for run {run_name}, this coordinator runs {own}: check --coordinator and --run");
             tracing::warn!("refused: {refusal}");
             return Err(Status::failed_precondition(refusal));
         }

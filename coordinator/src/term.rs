@@ -4,10 +4,10 @@
 //! larger one: epochs never go back, without any database.
 
 use crate::prepare;
-use ip2p_pipeline::{Error, Result};
 use ip2p_pipeline::layout;
 use ip2p_pipeline::planted::{self, Defect};
 use ip2p_pipeline::store::{Created, Store};
+use ip2p_pipeline::{Error, Result};
 use std::time::Duration;
 use tokio::sync::mpsc;
 

@@ -117,7 +117,7 @@ fn step(world: &mut World, name: &str, job: &Value, tally: &mut Tally) {
     }
     let told = (tally.active.len(), tally.succeeded, tally.failed);
     // As often as it changes by much: a status for each pod of thousands would be more than a real controller writes.
-    if told != tally.told && (told.0 < 50 || (tally.succeeded % 50) == 0) {
+    if told != tally.told && (told.0 < 50 || tally.succeeded.is_multiple_of(50)) {
         tally.told = told;
         let status = json!({ "active": told.0, "succeeded": told.1, "failed": told.2 });
         world.update("jobs", name, |job| job["status"] = status);

@@ -228,6 +228,7 @@ impl Engine {
 }
 
 /// What happens while nothing is decided.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is not kept")]
 enum Heard {
     Job(watcher::Result<Event<Job>>),
     Pod(watcher::Result<Event<Pod>>),

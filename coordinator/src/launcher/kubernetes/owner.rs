@@ -131,7 +131,7 @@ impl Held {
                     labels: Some([(RUN.to_string(), self.name.clone())].into()),
                     ..ObjectMeta::default()
                 };
-                let lease = Lease { metadata, spec: Some(spec), ..Lease::default() };
+                let lease = Lease { metadata, spec: Some(spec) };
                 let call = Call("create", "leases", &self.name);
                 self.cluster.patiently(call, || leases.create(&parameters, &lease).map_ok(drop)).await
             }
