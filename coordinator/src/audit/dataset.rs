@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt};
 use ip2p_pipeline::formats::count::{rows_in_parquet, samples_in_tar};
 use ip2p_pipeline::layout::Stage;
 use ip2p_pipeline::manifest::{DataObject, PartitionManifest};
-use ip2p_pipeline::manifest::{SHARDS_FIGURE, role};
+use ip2p_pipeline::manifest::{SHARDS_FIGURE, role, shards_of};
 use ip2p_pipeline::records::{IndexRow, ShardRow};
 use ip2p_pipeline::spec::ShardFormat;
 use ip2p_pipeline::{Error, Result};
@@ -34,8 +34,12 @@ impl Kept {
 pub(super) async fn check(all: &mut Inspector<'_>, verdicts: Option<Verdicts>, present: &Present) -> Result<Option<u32>> {
     let needed = present.needed(Stage::Index, 0);
     let Some(index) = all.manifest(Stage::Index, 0, needed).await? else { return Ok(None) };
-    let shards = figure(&index, SHARDS_FIGURE) as u32;
     let key = all.plan.dir(Stage::Index).manifest(0);
+    let kept = verdicts.as_ref().map_or_else(|| index.counts().output, |verdicts| verdicts.kept.rows);
+    let Some(shards) = shards_of(&index.figures(), kept) else {
+        all.report(Stage::Index, Some(0), Some(&key), format!("it cannot have so many shards: {}", figure(&index, SHARDS_FIGURE)));
+        return Ok(None);
+    };
     let tables = index_tables(all, &index, &key).await?;
     if let (Some(verdicts), Some((found, kept))) = (verdicts, tables) {
         if found != verdicts {

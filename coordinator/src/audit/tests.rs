@@ -2,7 +2,7 @@ use super::*;
 use crate::fixture::{CANDIDATES, Fixture, KEPT, file_of};
 use bytes::Bytes;
 use ip2p_pipeline::commit;
-use ip2p_pipeline::manifest::Counts;
+use ip2p_pipeline::manifest::{Counts, SHARDS_FIGURE};
 use ip2p_pipeline::records::{IndexRow, RejectReason, RejectedCompletion, ScoredCandidate, Scores, Triplet};
 use ip2p_pipeline::spec::ShardFormat;
 use ip2p_pipeline::tables::Table;
@@ -260,7 +260,14 @@ async fn an_index_that_differs_from_the_verdicts_is_found() {
     let before = findings(&fixture).await.len();
     fixture.damage_rows::<IndexRow>(Stage::Index, 0, "index", |rows| rows[0] = rows[1].clone()).await;
     assert_eq!(findings(&fixture).await.len(), before + 1, "the order of rows is free, their content is not");
-    expect(&fixture, Stage::Index, Some(0), "the index has 12 rows with 4 kept, the filter's partitions have 12 with 4").await;
+    expect(&fixture, Stage::Index, Some(0), "the index has 12 rows with 5 kept, the filter's partitions have 12 with 4").await;
+}
+
+#[tokio::test]
+async fn an_index_of_impossibly_many_shards_is_found() {
+    let fixture = Fixture::closed().await;
+    fixture.damage_manifest(Stage::Index, 0, |m| drop(m.chunks[0].figures.insert(SHARDS_FIGURE.to_string(), 4e9))).await;
+    expect(&fixture, Stage::Index, Some(0), "it cannot have so many shards").await;
 }
 
 /// Damage of the table of kept pairs or of the whole index; what the finding says.
