@@ -180,7 +180,8 @@ impl Driver {
         match observed {
             Observed::Exited { worker, why } => Some(Event::Left { worker, why }),
             Observed::AllGone { why } => {
-                self.workers = None;
+                // Processes have all ended. What is in a cluster has yet to be removed, by the farewell.
+                self.workers.take_if(|workers| workers.ends_with_us());
                 Some(Event::Drain { why: Stop::NoWorkers(why) })
             }
             Observed::Displaced { why } => Some(Event::Drain { why: Stop::Displaced(why) }),

@@ -99,6 +99,16 @@ impl Site {
         assert_eq!(unfinished, Vec::<String>::new());
     }
 
+    /// A coordinator that gave up has removed its Jobs, and keeps nobody from beginning at once.
+    #[track_caller]
+    fn assert_left(&self) {
+        let unfinished = self.cluster.objects("jobs").into_iter().filter(|(_, job)| end(job).is_none()).map(|(name, _)| name);
+        assert_eq!(unfinished.collect::<Vec<_>>(), Vec::<String>::new());
+        for lease in self.cluster.objects("leases").values() {
+            assert!(lease.pointer("/spec/holderIdentity").is_none_or(Value::is_null), "{lease}");
+        }
+    }
+
     fn jobs_of(&self, stage: &str) -> Vec<Value> {
         let jobs = self.cluster.objects("jobs").into_values();
         jobs.filter(|job| job.pointer("/metadata/labels/ip2p~1stage") == Some(&json!(stage))).collect()
@@ -260,6 +270,43 @@ fn a_job_deleted_behind_the_coordinators_back_is_made_again() {
 }
 
 #[test]
+fn a_run_whose_owner_is_deleted_was_cancelled() {
+    let site = Site::new("");
+    // No node has room: the run cannot end before its Jobs do.
+    site.cluster.world().capacity = 0;
+    let mut run = site.start();
+    site.cluster.wait_until("a pod waits", |cluster| !cluster.pods("Pending").is_empty());
+    let owner = site.cluster.objects("configmaps").into_keys().next().unwrap();
+    site.cluster.delete("configmaps", &owner);
+    site.expect(&mut run, 5);
+    assert!(run.log().contains(&format!("the run was cancelled in the cluster: its ConfigMap {owner} is gone")), "{}", run.log());
+}
+
+#[test]
+fn a_watch_that_is_refused_for_a_moment_ends_no_run() {
+    let site = Site::new("");
+    let mut run = site.start();
+    assert!(run.wait_until(|| site.committed("prompts") > 0), "{}", run.log());
+    for denied in [true, false] {
+        for resource in ["jobs", "pods"] {
+            let refusal = ("watch".to_string(), resource.to_string());
+            let mut world = site.cluster.world();
+            if denied {
+                world.denied.insert(refusal)
+            } else {
+                world.denied.remove(&refusal)
+            };
+            world.disconnect();
+        }
+        if denied {
+            run.wait_to_say("in case that it is allowed again");
+        }
+    }
+    site.expect(&mut run, 0);
+    site.assert_done();
+}
+
+#[test]
 fn watches_that_end_or_expire_and_a_server_that_is_busy_do_no_harm() {
     let site = Site::new("jobs: indexed");
     let mut run = site.start();
@@ -319,6 +366,7 @@ fn assert_told(site: &Site, parts: &[&str]) {
     for part in parts {
         assert!(run.log().contains(part) && status.contains(part), "{part}: {}\n{status}", run.log());
     }
+    site.assert_left();
 }
 
 #[test]
@@ -352,6 +400,39 @@ fn why_pods_do_not_start_is_in_the_status_within_a_minute() {
             assert!(!status.contains("the cluster"), "{status}");
         });
     });
+}
+
+#[test]
+fn a_server_that_does_not_answer_holds_up_no_end() {
+    let hang = |site: &Site, verb: &str, resource: &str| site.cluster.world().hung.insert((verb.to_string(), resource.to_string()));
+    let site = Site::new("");
+    let mut run = site.start();
+    assert!(run.wait_until(|| site.committed("prompts") > 0), "{}", run.log());
+    hang(&site, "get", "leases");
+    let asked = Instant::now();
+    ip2p_tests::signal(run.id(), "INT");
+    site.expect(&mut run, 4);
+    assert!(asked.elapsed() < Duration::from_secs(40), "{:?}", asked.elapsed());
+    assert!(run.log().contains("the next coordinator has to wait 15 s: the cluster does not answer"), "{}", run.log());
+    // Logs that cannot be had keep no evidence from the store, and no Job from being made.
+    let site = Site::new("");
+    site.cluster.secret("ip2p-token", "token", "battery-staple-9");
+    hang(&site, "get", "pods/log");
+    let mut run = site.start();
+    site.expect(&mut run, 4);
+    let evidence = site.evidence();
+    let line = evidence.first().map(|evidence| evidence["log"][0].to_string()).unwrap_or_default();
+    assert!(line.contains("(no log: cannot get pods/log") && line.contains("no answer in 5 s"), "{line}: {}", run.log());
+}
+
+#[test]
+fn a_lease_that_may_not_be_renewed_is_told() {
+    let site = Site::new("");
+    site.cluster.world().denied.insert(("update".to_string(), "leases".to_string()));
+    let run = site.run_to_the_end();
+    for part in ["so that another coordinator can take the run over", "(verb `update` on `leases`)", "k8s/base/rbac.yaml"] {
+        assert!(run.log().contains(part), "{part}: {}", run.log());
+    }
 }
 
 #[test]
@@ -526,11 +607,17 @@ fn the_role_allows_what_a_run_calls_and_nothing_else() {
     let mut called = BTreeSet::new();
     // One that is followed by another, one whose pods do not start, and one that fails and is interrupted.
     let site = Site::new("jobs: indexed");
+    site.cluster.world().lost_answers = 1;
     let mut run = site.start();
     assert!(run.wait_until(|| site.committed("prompts") > 0), "{}", run.log());
+    assert!(!run.log().contains("was not accepted"), "{}", run.log());
     ip2p_tests::signal(run.id(), "INT");
     site.expect(&mut run, 4);
-    site.run_to_the_end();
+    let mut run = site.start();
+    assert!(run.wait_until(|| site.cluster.objects("jobs").values().any(|job| end(job).is_none())), "{}", run.log());
+    let unfinished = site.cluster.objects("jobs").into_iter().find(|(_, job)| end(job).is_none()).expect("a Job at work");
+    site.cluster.delete("jobs", &unfinished.0);
+    site.expect(&mut run, 0);
     called.extend(site.cluster.world().calls.keys().cloned());
     let site = Site::new("start_timeout: 10s");
     site.cluster.world().quota = Some("exceeded quota".to_string());

@@ -1,5 +1,6 @@
 //! `run.kubernetes`: how the stages become Jobs. What stands at the top holds for all stages; `stages` changes it for one.
 
+use super::diagnostics::quoted;
 use super::kinds::{choice, duration, integer, text};
 use super::objects::*;
 use super::seconds;
@@ -71,7 +72,7 @@ pub struct PodTemplate {
     pub gpus: u32,
     /// The resource that `gpus` counts.
     pub gpu_resource: String,
-    /// Size limit of the scratch volume, where models are cached too.
+    /// What a pod asks for of its node's disk, and the most it may use: the scratch volume, where models are cached too.
     pub scratch: Option<String>,
     pub service_account: Option<String>,
     pub priority_class: Option<String>,
@@ -167,7 +168,15 @@ pub(super) fn kubernetes(s: &mut Section, workers: Option<u32>) -> Option<Kubern
         return None;
     }
     let stages: Option<Vec<Settings>> = stages.into_iter().collect();
-    let stages = Stage::RUN.into_iter().zip(stages?);
+    let stages = stages?;
+    for (stage, own) in Stage::RUN.into_iter().zip(&stages) {
+        let pairs = [(&own.env, &general.secrets), (&general.env, &own.secrets)];
+        let twice = pairs.into_iter().filter(|_| own.env.is_none() || own.secrets.is_none());
+        if let Some(name) = twice.filter_map(|(env, secrets)| shared(env.as_ref(), secrets.as_ref())).next() {
+            s.refuse("stages", &format!("{stage} has {} in `env` and in `secrets`, one of them from above; keep one", quoted(name)));
+        }
+    }
+    let stages = Stage::RUN.into_iter().zip(stages);
     let stages = stages.map(|(stage, own)| own.resolve(&general, stage, workers)).collect::<Option<_>>()?;
     Some(Kubernetes {
         namespace: namespace?,
@@ -190,7 +199,8 @@ fn settings(s: &mut Section) -> Option<Settings> {
     let memory = s.optional("memory", quantity(), "Memory that a pod asks for, and its limit.");
     let gpus = s.optional("gpus", integer(0, 64), "GPUs of a pod; 0 when left out.");
     let gpu_resource = s.optional("gpu_resource", text("the name of a resource"), "What `gpus` counts; nvidia.com/gpu when left out.");
-    let scratch = s.optional("scratch", quantity(), "Most disk for scratch files and fetched models.");
+    let scratch =
+        s.optional("scratch", quantity(), "Disk for scratch files and fetched models that a pod asks for, and the most it may use.");
     let service_account = s.optional("service_account", object_name(), "Service account of the pods; they get no token of it.");
     let priority_class = s.optional("priority_class", object_name(), "Priority class of the pods.");
     let queue = s.optional("queue", object_name(), "Local queue of Kueue: Jobs wait, suspended, until it admits them.");
@@ -208,6 +218,15 @@ fn settings(s: &mut Section) -> Option<Settings> {
     let affinity = s.optional("affinity", raw_map(), "Which nodes and neighbours pods want.");
     let volumes = s.optional("volumes", raw_list(), "Volumes of the pods, for example one with the models.");
     let mounts = s.optional("mounts", raw_list(), "Where the container has these volumes.");
+    let twice = clash(
+        env.as_ref().and_then(Option::as_ref),
+        secrets.as_ref().and_then(Option::as_ref),
+        volumes.as_ref().and_then(Option::as_ref),
+        mounts.as_ref().and_then(Option::as_ref),
+    );
+    if let Some((key, problem)) = twice {
+        s.refuse(key, &problem);
+    }
     Some(Settings {
         image: image?,
         jobs: jobs?,
@@ -237,6 +256,49 @@ fn settings(s: &mut Section) -> Option<Settings> {
         volumes: volumes?,
         mounts: mounts?,
     })
+}
+
+/// Variables that every pod has from the launcher or from the cluster.
+const VARIABLES: [&str; 5] = ["HOME", "IP2P_TOKEN", "JOB_COMPLETION_INDEX", "POD_NAME", "TMPDIR"];
+/// The launcher's own volume, and where it is.
+const VOLUME: (&str, &str) = ("scratch", "/scratch");
+
+/// What would be twice in a list of the pod that a server has by a key, and refuses: the key of the section, and why.
+fn clash(
+    env: Option<&BTreeMap<String, String>>,
+    secrets: Option<&BTreeMap<String, String>>,
+    volumes: Option<&Json>,
+    mounts: Option<&Json>,
+) -> Option<(&'static str, String)> {
+    for (key, map) in [("env", env), ("secrets", secrets)] {
+        // Only a plain value can take the place of the launcher's.
+        let taken = |name: &&String| VARIABLES.contains(&name.as_str()) || (key == "secrets" && *name == "IP2P_CACHE");
+        if let Some(name) = map.into_iter().flat_map(BTreeMap::keys).find(taken) {
+            return Some((key, format!("{} is set by the launcher; remove it", quoted(name))));
+        }
+    }
+    if let Some(name) = shared(env, secrets) {
+        return Some(("secrets", format!("{} is in `env` too; keep one", quoted(name))));
+    }
+    for (key, list, field, own) in [("volumes", volumes, "name", VOLUME.0), ("mounts", mounts, "mountPath", VOLUME.1)] {
+        let mut seen = vec![own];
+        for value in list.and_then(Json::as_array).into_iter().flatten().filter_map(|item| item.get(field)?.as_str()) {
+            let value = if key == "mounts" { value.trim_end_matches('/') } else { value };
+            if value == own {
+                return Some((key, format!("`{field}: {own}` is the launcher's own; choose another one")));
+            }
+            if seen.contains(&value) {
+                return Some((key, format!("`{field}: {value}` is there twice; keep one")));
+            }
+            seen.push(value);
+        }
+    }
+    None
+}
+
+/// A variable that both have.
+fn shared<'s>(env: Option<&BTreeMap<String, String>>, secrets: Option<&'s BTreeMap<String, String>>) -> Option<&'s str> {
+    secrets?.keys().find(|name| env.is_some_and(|env| env.contains_key(*name))).map(String::as_str)
 }
 
 /// User of the images: `nonroot` by convention.

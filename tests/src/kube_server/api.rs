@@ -42,6 +42,9 @@ async fn answer(State(world): State<Shared>, request: Request) -> Response {
         );
     }
     let Some(call) = read(request).await else { return failure(404, "NotFound", "no such path") };
+    if lock(&world).hung.contains(&(call.verb.to_string(), call.resource.clone())) {
+        return std::future::pending().await;
+    }
     let mut guard = lock(&world);
     *guard.calls.entry((call.verb.to_string(), call.resource.clone())).or_default() += 1;
     if guard.throttled > 0 {
@@ -214,7 +217,12 @@ fn replace(world: &mut World, call: &Call, name: &str) -> Response {
 fn patch(world: &mut World, call: &Call, name: &str) -> Response {
     let applying = call.content_type.starts_with("application/apply-patch");
     match world.get(&call.resource, name).cloned() {
-        None if applying => store(world, call, name, call.body.clone(), StatusCode::CREATED),
+        None if applying => {
+            let made = store(world, call, name, call.body.clone(), StatusCode::CREATED);
+            let lost = call.resource == "jobs" && !call.query.contains_key("dryRun") && world.lost_answers > 0;
+            world.lost_answers -= u32::from(lost);
+            if lost { failure(409, "Conflict", "Apply failed with 1 conflict: conflict with \"kueue\": .spec.suspend") } else { made }
+        }
         None => failure(404, "NotFound", &format!("\"{name}\" not found")),
         Some(mut object) => {
             merge(&mut object, &call.body);

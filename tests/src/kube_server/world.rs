@@ -28,6 +28,10 @@ pub struct World {
     pub calls: BTreeMap<(String, String), u64>,
     /// Verbs on resources that are answered with 403.
     pub denied: BTreeSet<(String, String)>,
+    /// Verbs on resources that are never answered.
+    pub hung: BTreeSet<(String, String)>,
+    /// Jobs that are made although the answer says that somebody else has changed them: the first one was lost.
+    pub lost_answers: u32,
     /// Requests that are answered with 429 before others are served.
     pub throttled: u32,
     pub secrets: BTreeMap<(String, String), String>,
@@ -56,6 +60,8 @@ impl World {
             generation: watch::channel(0).0,
             calls: BTreeMap::new(),
             denied: BTreeSet::new(),
+            hung: BTreeSet::new(),
+            lost_answers: 0,
             throttled: 0,
             secrets: BTreeMap::new(),
             logs: BTreeMap::new(),
@@ -188,7 +194,7 @@ impl World {
     /// An event about an object.
     pub fn event(&mut self, kind: &str, object: &str, reason: &str, message: &str) {
         let name = format!("{object}.{}", self.version);
-        let time = format!("2026-01-01T00:{:02}:{:02}Z", self.version / 60 % 60, self.version % 60);
+        let time = k8s_openapi::jiff::Timestamp::now().to_string();
         let event = json!({
             "apiVersion": "v1", "kind": "Event", "metadata": {}, "type": "Warning", "reason": reason, "message": message,
             "involvedObject": { "kind": kind, "name": object, "namespace": super::NAMESPACE }, "lastTimestamp": time,

@@ -6,6 +6,7 @@ use futures::TryFutureExt;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Pod};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, LogParams, Patch, PatchParams};
 use kube::{Api, Client, Config, Error};
 use std::fmt;
@@ -18,9 +19,15 @@ const LOG_LINES: i64 = 50;
 const LOG_BYTES: i64 = 64 << 10;
 /// How long evidence stays in the cluster once it is in the store, in seconds.
 const KEEP_SECONDS: u32 = 600;
+/// How much the clock of the server may be behind.
+const CLOCKS: Duration = Duration::from_secs(5);
 /// How often a call is tried that may succeed later, and the longest pause in between.
 const TRIES: u32 = 8;
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How long a request may take: a connection that died without a word would hold it for ever.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long a log may take. It is evidence, for which nothing has to wait.
+const LOG_ANSWER: Duration = Duration::from_secs(5);
 
 /// A call that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +66,11 @@ impl Problem {
         let kind = match status.code {
             401 | 403 | 400 | 422 => ProblemKind::Refused,
             404 | 410 => ProblemKind::NotFound,
+            // Pods and Jobs that are made at the same time update one quota.
+            409 if said.contains("Operation cannot be fulfilled on resourcequotas") => ProblemKind::Passing,
             409 => ProblemKind::Conflict,
+            // The server's word for an object with two entries of one key.
+            500 if said.starts_with("failed to create typed patch object") => ProblemKind::Refused,
             _ => ProblemKind::Passing,
         };
         let advice = match status.code {
@@ -71,6 +82,11 @@ impl Problem {
         };
         let permission = if advice.contains("Role") { format!(" (verb `{verb}` on `{resource}`)") } else { String::new() };
         Problem { kind, message: format!("{what}{permission}: {said}{advice}") }
+    }
+
+    fn silence(Call(verb, resource, name): Call, namespace: &str, waited: Duration) -> Self {
+        let what = format!("cannot {verb} {resource} {name} in namespace {namespace}").replace("  ", " ");
+        Problem { kind: ProblemKind::Passing, message: format!("{what}: no answer in {} s", waited.as_secs()) }
     }
 }
 
@@ -112,23 +128,36 @@ impl Cluster {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// Tries again what may succeed later, for about half a minute.
+    /// One try.
+    async fn once<T>(
+        &self,
+        call: Call<'_>,
+        patience: Duration,
+        request: impl Future<Output = Result<T, Error>> + Send,
+    ) -> Result<T, (Problem, Option<Error>)> {
+        match tokio::time::timeout(patience, request).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err((Problem::of(&error, call, &self.namespace), Some(error))),
+            Err(_) => Err((Problem::silence(call, &self.namespace, patience), None)),
+        }
+    }
+
+    /// Tries again what may succeed later, for about half a minute, or longer when there is no answer at all.
     pub async fn patiently<T, F>(&self, call: Call<'_>, request: impl Fn() -> F + Send) -> Result<T, Problem>
     where
         F: Future<Output = Result<T, Error>> + Send,
     {
         let mut tries = 1;
         loop {
-            let error = match request().await {
+            let (problem, error) = match self.once(call, ANSWER, request()).await {
                 Ok(value) => return Ok(value),
-                Err(error) => error,
+                Err(failed) => failed,
             };
-            let problem = Problem::of(&error, call, &self.namespace);
             if problem.kind != ProblemKind::Passing || tries >= TRIES {
                 return Err(problem);
             }
             tracing::debug!("{problem}; trying again");
-            tokio::time::sleep(pause(&error, tries)).await;
+            tokio::time::sleep(pause(error.as_ref(), tries)).await;
             tries += 1;
         }
     }
@@ -154,7 +183,21 @@ impl Cluster {
 
     /// Creates a Job; one of this name that is there already is ours, from a call whose answer was lost.
     pub async fn launch(&self, job: &Job) -> Result<(), Problem> {
-        self.apply_job(job, &PatchParams::apply(MANAGER)).await
+        let applied = self.apply_job(job, &PatchParams::apply(MANAGER)).await;
+        match applied {
+            // After a lost answer the Job may be there and another controller, such as Kueue, have changed it.
+            Err(problem) if problem.kind == ProblemKind::Conflict && self.is_there(job).await? => Ok(()),
+            applied => applied,
+        }
+    }
+
+    /// Whether a Job of this name and this owner is there.
+    async fn is_there(&self, job: &Job) -> Result<bool, Problem> {
+        let name = job.metadata.name.as_deref().unwrap_or_default();
+        let jobs = self.jobs();
+        let found = self.patiently(Call("get", "jobs", name), || jobs.get_opt(name)).await?;
+        let owner = |job: &Job| job.metadata.owner_references.iter().flatten().map(|owner| owner.uid.clone()).next();
+        Ok(found.is_some_and(|found| owner(&found) == owner(job)))
     }
 
     async fn apply_job(&self, job: &Job, parameters: &PatchParams) -> Result<(), Problem> {
@@ -178,7 +221,7 @@ impl Cluster {
         expired.or_else(|problem| if problem.kind == ProblemKind::NotFound { Ok(()) } else { Err(problem) })
     }
 
-    /// The end of a pod's log.
+    /// The end of a pod's log, in one try: nodes that are in trouble do not answer at all.
     pub async fn log_tail(&self, pod: &str) -> Result<String, Problem> {
         let (pods, parameters) = (
             self.pods(),
@@ -189,11 +232,12 @@ impl Cluster {
                 ..LogParams::default()
             },
         );
-        self.patiently(Call("get", "pods/log", pod), || pods.logs(pod, &parameters)).await
+        self.once(Call("get", "pods/log", pod), LOG_ANSWER, pods.logs(pod, &parameters)).await.map_err(|(problem, _)| problem)
     }
 
-    /// What the newest warning about a pod or Job says.
-    pub async fn newest_warning(&self, kind: &str, name: &str) -> Result<Option<Stuck>, Problem> {
+    /// What the newest warning about a pod or Job says that has waited for this long. Older ones explain what is over.
+    pub async fn newest_warning(&self, kind: &str, name: &str, waited: Duration) -> Result<Option<Stuck>, Problem> {
+        let since = Timestamp::now().checked_sub(waited + CLOCKS).ok();
         let selector = format!("involvedObject.kind={kind},involvedObject.name={name},type=Warning");
         let (events, parameters) = (self.events(), ListParams::default().fields(&selector));
         let listed = self.patiently(Call("list", "events", ""), || events.list(&parameters)).await?;
@@ -203,7 +247,8 @@ impl Cluster {
             let first = event.event_time.as_ref().map(|time| time.0);
             series.or(last).or(first)
         };
-        let newest = listed.items.into_iter().max_by_key(when);
+        let recent = |event: &Event| when(event).is_none_or(|when| since.is_none_or(|since| when >= since));
+        let newest = listed.items.into_iter().filter(recent).max_by_key(when);
         Ok(newest.map(|event| Stuck {
             // The scheduler's reason is another word for what the pod's condition says.
             reason: match event.reason.as_deref() {
@@ -216,9 +261,11 @@ impl Cluster {
 }
 
 /// As long as the server says, or longer each time.
-fn pause(error: &Error, tries: u32) -> Duration {
+fn pause(error: Option<&Error>, tries: u32) -> Duration {
     let asked = match error {
-        Error::Api(status) => status.details.as_ref().map(|details| u64::from(details.retry_after_seconds)).filter(|seconds| *seconds > 0),
+        Some(Error::Api(status)) => {
+            status.details.as_ref().map(|details| u64::from(details.retry_after_seconds)).filter(|seconds| *seconds > 0)
+        }
         _ => None,
     };
     match asked {
@@ -251,5 +298,16 @@ mod tests {
         assert_eq!(problem(429, "").kind, ProblemKind::Passing);
         assert_eq!(problem(500, "").kind, ProblemKind::Passing);
         assert_eq!(problem(422, "").kind, ProblemKind::Refused);
+    }
+
+    #[test]
+    fn what_a_server_says_tells_what_helps_where_the_code_does_not() {
+        let busy = "Operation cannot be fulfilled on resourcequotas \"gpus\": the object has been modified; please apply your changes to \
+                    the latest version and try again";
+        assert_eq!(problem(409, busy).kind, ProblemKind::Passing);
+        assert_eq!(problem(409, "Apply failed with 1 conflict: conflict with \"kueue\": .spec.suspend").kind, ProblemKind::Conflict);
+        let twice = "failed to create typed patch object (data/x; batch/v1, Kind=Job): .spec.template.spec.containers[name=\"worker\"].env: \
+                     duplicate entries for key [name=\"HOME\"]";
+        assert_eq!(problem(500, twice).kind, ProblemKind::Refused);
     }
 }

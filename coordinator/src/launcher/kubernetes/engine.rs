@@ -4,6 +4,8 @@ use super::cluster::{Cluster, Problem, ProblemKind};
 use super::evidence::{self, Place};
 use super::machine::{Effect, Input, Machine, Rules};
 use super::names::{self, RUN};
+use super::owner;
+use super::refusals::Refusals;
 use super::render::{self, Cover, Group};
 use super::seen;
 use crate::launcher::{Demand, Observed, Stopping};
@@ -26,8 +28,10 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 /// How often the machine looks at the clock.
 const TICK: Duration = Duration::from_secs(1);
-/// Most calls to the API at the same time, watches aside.
+/// Most calls to the API at the same time, watches and evidence aside.
 const CALLS: usize = 16;
+/// Most pods whose last words are read at the same time.
+const HARVESTS: usize = 16;
 /// How long the end may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long Jobs may take to end by themselves when all work is done.
@@ -42,19 +46,22 @@ struct Shared {
     store: Store,
     run: render::Run,
     groups: Vec<Group>,
+    started: Instant,
     calls: Semaphore,
+    harvests: Semaphore,
 }
 
 pub(super) struct Engine {
     shared: Arc<Shared>,
     machine: Machine<Naming>,
-    started: Instant,
     observed: mpsc::Sender<Observed>,
     tasks: JoinSet<Option<Input>>,
     /// Names of a list that is being read.
     jobs: BTreeSet<String>,
     pods: BTreeSet<(String, String)>,
     jobs_listed: bool,
+    jobs_refused: Refusals,
+    pods_refused: Refusals,
     gave_up: bool,
 }
 
@@ -70,16 +77,25 @@ impl Engine {
         let (base, term) = (run.base.clone(), run.term);
         let naming: Naming = Box::new(move |word, number| names::job(&base, word, term, number));
         let machine = Machine::new(rules, groups.clone(), naming);
-        let shared = Arc::new(Shared { cluster, store, run, groups, calls: Semaphore::new(CALLS) });
+        let shared = Arc::new(Shared {
+            cluster,
+            store,
+            run,
+            groups,
+            started: Instant::now(),
+            calls: Semaphore::new(CALLS),
+            harvests: Semaphore::new(HARVESTS),
+        });
         Engine {
             shared,
             machine,
-            started: Instant::now(),
             observed,
             tasks: JoinSet::new(),
             jobs: BTreeSet::new(),
             pods: BTreeSet::new(),
             jobs_listed: false,
+            jobs_refused: Refusals::default(),
+            pods_refused: Refusals::default(),
             gave_up: false,
         }
     }
@@ -131,10 +147,14 @@ impl Engine {
     }
 
     async fn apply(&mut self, input: Input) {
-        for effect in self.machine.step(input, self.started.elapsed()) {
+        for effect in self.machine.step(input, self.shared.started.elapsed()) {
             match effect {
                 Effect::Exited { worker, why } => self.tell(Observed::Exited { worker, why }).await,
                 Effect::GiveUp { why } => self.give_up(why).await,
+                Effect::Cancelled => {
+                    let why = format!("the run was cancelled in the cluster: its ConfigMap {} is gone", self.shared.run.base);
+                    self.tell(Observed::Cancelled { why }).await;
+                }
                 effect => drop(self.tasks.spawn(carry_out(self.shared.clone(), effect))),
             }
         }
@@ -166,7 +186,10 @@ impl Engine {
                 self.jobs_listed = true;
                 Some(Input::JobsAre(std::mem::take(&mut self.jobs)))
             }
-            Ok(Event::Apply(job)) => Some(Input::Job(seen::job(&job))),
+            Ok(Event::Apply(job)) => {
+                self.jobs_refused.works();
+                Some(Input::Job(seen::job(&job)))
+            }
             Ok(Event::Delete(job)) => Some(Input::JobGone(seen::job(&job).name)),
             Err(e) => self.watch_failed(&e, "jobs").await,
         }
@@ -184,7 +207,10 @@ impl Engine {
                 Some(Input::Pod(seen))
             }
             Ok(Event::InitDone) => Some(Input::PodsAre(std::mem::take(&mut self.pods))),
-            Ok(Event::Apply(pod)) => Some(Input::Pod(seen::pod(&pod))),
+            Ok(Event::Apply(pod)) => {
+                self.pods_refused.works();
+                Some(Input::Pod(seen::pod(&pod)))
+            }
             Ok(Event::Delete(pod)) => {
                 let seen = seen::pod(&pod);
                 Some(Input::PodGone(seen.job, seen.name))
@@ -193,7 +219,7 @@ impl Engine {
         }
     }
 
-    /// A watch comes back by itself, unless it is forbidden.
+    /// A watch comes back by itself, unless it is forbidden and stays so.
     async fn watch_failed(&mut self, error: &watcher::Error, resource: &str) -> Option<Input> {
         let (source, verb) = match error {
             watcher::Error::InitialListFailed(e) => (Some(e), "list"),
@@ -201,27 +227,38 @@ impl Engine {
             _ => (None, "watch"),
         };
         let problem = source.map(|e| Problem::of(e, super::cluster::Call(verb, resource, ""), &self.shared.cluster.namespace));
-        match problem {
-            Some(problem) if problem.kind == ProblemKind::Refused => self.give_up(problem.to_string()).await,
-            _ => tracing::debug!("the watch of {resource} begins anew: {error}"),
+        let now = self.shared.started.elapsed();
+        let refusals = if resource == "jobs" { &mut self.jobs_refused } else { &mut self.pods_refused };
+        match problem.filter(|problem| problem.kind == ProblemKind::Refused) {
+            Some(problem) if refusals.refused(now) => self.give_up(problem.to_string()).await,
+            Some(problem) => tracing::warn!("{problem}; the run goes on for a while in case that it is allowed again"),
+            None => tracing::debug!("the watch of {resource} begins anew: {error}"),
         }
         None
     }
 
     /// Lets calls at hand end, and removes what still runs.
     async fn end(&mut self, stopping: Stopping) {
-        while let Some(done) = self.tasks.join_next().await {
-            if let Ok(Some(input)) = done {
-                // What follows from it is not done any more.
-                drop(self.machine.step(input, self.started.elapsed()));
-            }
-        }
+        // Calls without an answer may not keep the rest from being done.
+        let _ = tokio::time::timeout(PATIENCE / 2, self.last_calls()).await;
         if stopping == Stopping::Leave {
             return;
         }
         for job in self.machine.live() {
             if let Err(problem) = self.shared.cluster.delete_job(&job).await {
                 tracing::warn!("{problem}");
+            }
+        }
+    }
+
+    async fn last_calls(&mut self) {
+        while let Some(done) = self.tasks.join_next().await {
+            let Ok(Some(input)) = done else { continue };
+            for effect in self.machine.step(input, self.shared.started.elapsed()) {
+                // Nothing else that follows is done any more.
+                if matches!(effect, Effect::Expire { .. }) {
+                    self.tasks.spawn(carry_out(self.shared.clone(), effect));
+                }
             }
         }
     }
@@ -269,8 +306,9 @@ impl Watches {
 
 /// Does what an effect says, and returns what the machine must hear of it.
 async fn carry_out(shared: Arc<Shared>, effect: Effect) -> Option<Input> {
-    // Closed only when the engine is gone.
-    let _permit = shared.calls.acquire().await.ok()?;
+    // Evidence, of which nodes in trouble give none, holds up nothing else. Closed only when the engine is gone.
+    let permits = if matches!(effect, Effect::Harvest { .. }) { &shared.harvests } else { &shared.calls };
+    let _permit = permits.acquire().await.ok()?;
     let cluster = &shared.cluster;
     match effect {
         Effect::Launch { group, job, cover } => match launch(&shared, group, &job, &cover).await {
@@ -289,9 +327,9 @@ async fn carry_out(shared: Arc<Shared>, effect: Effect) -> Option<Input> {
                 None
             }
         },
-        Effect::Diagnose { job, pod } => {
+        Effect::Diagnose { job, pod, since } => {
             let (kind, name) = pod.as_deref().map_or(("Job", job.as_str()), |pod| ("Pod", pod));
-            match cluster.newest_warning(kind, name).await {
+            match cluster.newest_warning(kind, name, shared.started.elapsed().saturating_sub(since)).await {
                 Ok(stuck) => Some(Input::Diagnosed { job, pod, stuck }),
                 Err(problem) => warn(Err(problem)),
             }
@@ -306,7 +344,12 @@ async fn carry_out(shared: Arc<Shared>, effect: Effect) -> Option<Input> {
             write_troubles(&shared.store, &troubles).await;
             None
         }
-        Effect::Exited { .. } | Effect::GiveUp { .. } => None,
+        Effect::CheckOwner => match owner::owns(cluster, &shared.run.base, &shared.run.owner).await {
+            Ok(true) => None,
+            Ok(false) => Some(Input::Disowned),
+            Err(problem) => warn(Err(problem)),
+        },
+        Effect::Exited { .. } | Effect::GiveUp { .. } | Effect::Cancelled => None,
     }
 }
 

@@ -22,6 +22,8 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// How long something may take to start before it is asked why.
 const SLOW_START: Duration = Duration::from_secs(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// A Job that a queue has yet to admit. It waits for its turn, which is no failure however long it takes.
+const SUSPENDED: &str = "Suspended";
 
 /// What is fixed for a run.
 #[derive(Clone, Debug)]
@@ -63,6 +65,8 @@ pub enum Input {
     Harvested {
         job: String,
     },
+    /// The object that owns the Jobs is gone.
+    Disowned,
     Tick,
 }
 
@@ -83,9 +87,11 @@ pub enum Effect {
     ReadWave {
         job: String,
     },
+    /// Ask the events since a moment why it does not start.
     Diagnose {
         job: String,
         pod: Option<String>,
+        since: Moment,
     },
     Harvest {
         job: String,
@@ -105,6 +111,10 @@ pub enum Effect {
     GiveUp {
         why: String,
     },
+    /// Look whether the object that owns the Jobs is still there.
+    CheckOwner,
+    /// Somebody wants no more of this run.
+    Cancelled,
 }
 
 /// How a Job and its partitions are found.
@@ -124,6 +134,10 @@ struct Tracked {
     /// `None` while the wave of an adopted Job is being read.
     cover: Option<Cover>,
     made: Moment,
+    /// Commits of the run when it was made.
+    commits_before: u64,
+    /// It was seen whether it has brought anything, or that is not to be asked.
+    settled: bool,
     /// The cluster has shown it.
     seen: bool,
     suspended: bool,
@@ -147,11 +161,17 @@ struct Tracking {
     asked: Moment,
     running: bool,
     stuck: Option<Stuck>,
+    /// Its own status says why it is stuck.
+    told: bool,
 }
 
 impl Tracked {
     fn live(&self) -> bool {
         self.end.is_none()
+    }
+
+    fn running(&self) -> bool {
+        self.pods.values().any(|pod| pod.running)
     }
 
     /// It has ended, and what its pods committed may not have been heard yet.
@@ -180,8 +200,11 @@ pub struct Machine<N> {
     demand: Option<Demand>,
     /// When each group may get a Job again.
     not_before: Vec<Moment>,
-    /// Jobs that failed since the last commit.
+    /// Jobs in a row that failed since the last commit.
     barren: u32,
+    /// When a Job of each group was last counted among them: those that were at work with it have failed with it.
+    counted: Vec<Option<Moment>>,
+    owner_asked: Option<Moment>,
     committed: u64,
     /// The newest last words, for the reason of giving up.
     last_words: String,
@@ -192,7 +215,7 @@ pub struct Machine<N> {
 
 impl<N: Naming> Machine<N> {
     pub fn new(rules: Rules, groups: Vec<Group>, naming: N) -> Self {
-        let not_before = vec![Moment::ZERO; groups.len()];
+        let (not_before, counted) = (vec![Moment::ZERO; groups.len()], vec![None; groups.len()]);
         Machine {
             rules,
             groups,
@@ -204,6 +227,8 @@ impl<N: Naming> Machine<N> {
             demand: None,
             not_before,
             barren: 0,
+            counted,
+            owner_asked: None,
             committed: 0,
             last_words: String::new(),
             troubles: Vec::new(),
@@ -239,8 +264,13 @@ impl<N: Naming> Machine<N> {
             Input::NotLaunched { job, why } => self.not_launched(&job, why, now),
             Input::Diagnosed { job, pod, stuck } => self.diagnosed(&job, pod.as_deref(), stuck),
             Input::Harvested { job } => self.jobs.get_mut(&job).into_iter().for_each(|job| job.harvests = job.harvests.saturating_sub(1)),
+            Input::Disowned => {
+                self.over = true;
+                effects.push(Effect::Cancelled);
+            }
             Input::Tick => self.ask_why(now, &mut effects),
         }
+        self.settle(now);
         self.expire(&mut effects);
         self.judge(now, &mut effects);
         self.launch(now, &mut effects);
@@ -273,12 +303,12 @@ impl<N: Naming> Machine<N> {
             _ => None,
         };
         job.ended = now;
-        let Some(group) = job.group else { return };
+        let (Some(group), made) = (job.group, job.made) else { return };
         // What an earlier coordinator's Job died of is its affair.
         if let Some(why) = failed
             && !job.expired
         {
-            self.failed(group, format!("Job {} failed: {why}", seen.name), now);
+            self.failed(group, made, format!("Job {} failed: {why}", seen.name), now);
         }
     }
 
@@ -301,13 +331,16 @@ impl<N: Naming> Machine<N> {
                 None
             }
         };
-        Tracked { group, cover, ..Tracked::new(now) }
+        Tracked { group, cover, settled: seen.end.is_some(), ..Tracked::new(now, self.committed) }
     }
 
-    fn failed(&mut self, group: usize, why: String, now: Moment) {
-        self.barren += 1;
-        let pause = Duration::from_secs(1 << self.barren.min(6)).min(LONGEST_PAUSE);
-        self.not_before[group] = now + pause;
+    /// A Job of the group has come to nothing.
+    fn failed(&mut self, group: usize, made: Moment, why: String, now: Moment) {
+        if self.counted[group].is_none_or(|counted| made > counted) {
+            self.barren += 1;
+            self.counted[group] = Some(now);
+            self.pause(group, now);
+        }
         self.last_words = match self.last_words.as_str() {
             "" => why,
             words if why.contains(words) => why,
@@ -315,10 +348,37 @@ impl<N: Naming> Machine<N> {
         };
     }
 
+    fn pause(&mut self, group: usize, now: Moment) {
+        let pause = Duration::from_secs(1 << self.barren.min(6)).min(LONGEST_PAUSE);
+        self.not_before[group] = self.not_before[group].max(now + pause);
+    }
+
     fn not_launched(&mut self, job: &str, why: String, now: Moment) {
-        if let Some(Tracked { group: Some(group), .. }) = self.jobs.remove(job) {
-            self.failed(group, format!("Job {job} was not accepted: {why}"), now);
+        let Some(Tracked { group: Some(group), made, .. }) = self.jobs.remove(job) else { return };
+        // Whoever is at work may commit, and make room.
+        match self.jobs.values().any(|job| job.group == Some(group) && job.running()) {
+            true => self.pause(group, now),
+            false => self.failed(group, made, format!("Job {job} was not accepted: {why}"), now),
         }
+    }
+
+    /// A Job that ended well and brought nothing has come to nothing: its like would be made without end.
+    fn settle(&mut self, now: Moment) {
+        let Some(demand) = self.demand.take() else { return };
+        let due = |job: &Tracked| !job.settled && job.end == Some(JobEnd::Complete) && !job.settling(now);
+        let due: Vec<String> = self.jobs.iter().filter(|(_, job)| due(job)).map(|(name, _)| name.clone()).collect();
+        for name in due {
+            let Some(job) = self.jobs.get_mut(&name) else { continue };
+            job.settled = true;
+            let (Some(group), made) = (job.group, job.made) else { continue };
+            let open = |stage: &&StageDemand| stage.open.iter().any(|partition| job.covers(stage.stage, *partition));
+            let left = self.groups[group].stages.iter().filter_map(|stage| demand.of_stage(*stage)).find(open);
+            if let Some(stage) = left.filter(|_| !demand.stopping && job.commits_before == self.committed) {
+                let why = format!("Job {name} is complete, but nothing of {} was committed: check image and command", stage.stage);
+                self.failed(group, made, why, now);
+            }
+        }
+        self.demand = Some(demand);
     }
 
     /// Somebody deleted it, or its time to live is over.
@@ -326,9 +386,23 @@ impl<N: Naming> Machine<N> {
         let Some(gone) = self.jobs.remove(job) else { return };
         if let Some(group) = gone.group {
             self.not_before[group] = self.not_before[group].max(now + SETTLE);
+            if gone.live() {
+                self.deleted(group, job, &gone, now, effects);
+            }
         }
         for worker in gone.pods.into_keys() {
             effects.push(Effect::Exited { worker, why: format!("its Job {job} is gone") });
+        }
+    }
+
+    /// Somebody did it while the Job was at work: by name, or with its owner.
+    fn deleted(&mut self, group: usize, name: &str, gone: &Tracked, now: Moment, effects: &mut Vec<Effect>) {
+        if gone.commits_before == self.committed {
+            self.failed(group, gone.made, format!("Job {name} was deleted in the cluster"), now);
+        }
+        if self.owner_asked.is_none_or(|asked| now >= asked + SETTLE) {
+            self.owner_asked = Some(now);
+            effects.push(Effect::CheckOwner);
         }
     }
 
@@ -355,10 +429,16 @@ impl<N: Naming> Machine<N> {
             if pod.running {
                 job.refused = None;
             }
-            pod.stuck = match &seen.phase {
-                Phase::Pending(stuck) => stuck.clone().or_else(|| pod.stuck.take()),
-                _ => None,
-            };
+            match &seen.phase {
+                Phase::Pending(Some(stuck)) => (pod.stuck, pod.told) = (Some(stuck.clone()), true),
+                // That is over: it waits for something else now, which older events do not explain.
+                Phase::Pending(None) if pod.told => {
+                    (pod.stuck, pod.told) = (None, false);
+                    (pod.since, pod.asked) = (now, now);
+                }
+                Phase::Pending(None) => {}
+                _ => (pod.stuck, pod.told) = (None, false),
+            }
         }
         match seen.phase {
             Phase::Pending(_) | Phase::Running | Phase::Succeeded => {}
@@ -413,17 +493,17 @@ impl<N: Naming> Machine<N> {
             if !job.pods.is_empty() {
                 job.stuck = None;
             } else if job.suspended && now >= job.made + slow {
-                job.stuck = Some(Stuck { reason: "Suspended".to_string(), message: "the Job waits to be admitted".to_string() });
+                job.stuck = Some(Stuck { reason: SUSPENDED.to_string(), message: "the Job waits to be admitted".to_string() });
             } else if late(job.made, job.asked) {
                 job.asked = now;
-                effects.push(Effect::Diagnose { job: name.clone(), pod: None });
+                effects.push(Effect::Diagnose { job: name.clone(), pod: None, since: job.made });
             }
             // One pod of a Job is as good as another.
             if let Some((pod, tracking)) = job.pods.iter_mut().find(|(_, pod)| !pod.running)
                 && late(tracking.since, tracking.asked)
             {
                 tracking.asked = now;
-                effects.push(Effect::Diagnose { job: name.clone(), pod: Some(pod.clone()) });
+                effects.push(Effect::Diagnose { job: name.clone(), pod: Some(pod.clone()), since: tracking.since });
             }
         }
     }
@@ -442,8 +522,9 @@ impl<N: Naming> Machine<N> {
     /// Gives up when Jobs fail and fail, or nothing has been able to start for too long.
     fn judge(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         let troubles = self.current_troubles();
-        let running = self.jobs.values().any(|job| job.live() && job.pods.values().any(|pod| pod.running));
-        let held_up = !troubles.is_empty() && !running;
+        let running = self.jobs.values().any(|job| job.live() && job.running());
+        let worst = troubles.iter().find(|trouble| trouble.reason != SUSPENDED).map(ToString::to_string);
+        let held_up = worst.is_some() && !running;
         self.troubled_since = if held_up { self.troubled_since.or(Some(now)) } else { None };
         if troubles != self.troubles {
             self.troubles.clone_from(&troubles);
@@ -453,7 +534,7 @@ impl<N: Naming> Machine<N> {
             return;
         }
         let too_long = self.troubled_since.is_some_and(|since| now >= since + self.rules.start_timeout);
-        let why = match self.troubles.first() {
+        let why = match worst {
             Some(trouble) if too_long => format!("for {} s no pod could start: {trouble}", self.rules.start_timeout.as_secs()),
             _ if self.barren >= self.rules.barren_jobs => {
                 format!("{} Jobs in a row failed without a commit: {}", self.barren, self.last_words)
@@ -507,7 +588,7 @@ impl<N: Naming> Machine<N> {
             for cover in covers {
                 self.made += 1;
                 let job = self.naming.job(self.groups[group].word(), self.made);
-                let tracked = Tracked { group: Some(group), cover: Some(cover.clone()), ..Tracked::new(now) };
+                let tracked = Tracked { group: Some(group), cover: Some(cover.clone()), ..Tracked::new(now, self.committed) };
                 self.jobs.insert(job.clone(), tracked);
                 effects.push(Effect::Launch { group, job, cover });
             }
@@ -557,11 +638,13 @@ impl<N: Naming> Machine<N> {
 }
 
 impl Tracked {
-    fn new(made: Moment) -> Self {
+    fn new(made: Moment, commits_before: u64) -> Self {
         Tracked {
             group: None,
             cover: None,
             made,
+            commits_before,
+            settled: false,
             seen: false,
             suspended: false,
             end: None,

@@ -174,7 +174,7 @@ fn a_pod_that_fails_is_reported_once_and_heard_before_its_job_expires() {
     assert_eq!(m.step(job("prompts-1", Some(JobEnd::Complete)), secs(3)), []);
     assert_eq!(m.step(Input::Harvested { job: "prompts-1".to_string() }, secs(3)), [Effect::Expire { job: "prompts-1".to_string() }]);
     // One that vanishes while it runs has ended too.
-    let made = launches(&m.step(Input::Tick, secs(5)));
+    let made = launches(&m.step(demand(Stage::Prompts, &[0], 1, true), secs(5)));
     let name = &made[0].0;
     let _ = (m.step(job(name, None), secs(5)), m.step(pod(name, "q", Phase::Running), secs(5)));
     let gone = m.step(Input::PodGone(name.clone(), "q".to_string()), secs(6));
@@ -216,7 +216,7 @@ fn what_does_not_start_is_asked_about_told_and_not_waited_for_for_ever() {
     let mut m = machine(Jobs::Pool, &[Stage::Prompts]);
     let _ = (listed(&mut m, secs(0)), m.step(demand(Stage::Prompts, &[0], 0, true), secs(0)), m.step(job("prompts-1", None), secs(0)));
     assert_eq!(m.step(Input::Tick, secs(19)), []);
-    assert_eq!(m.step(Input::Tick, secs(20)), [Effect::Diagnose { job: "prompts-1".to_string(), pod: None }]);
+    assert_eq!(m.step(Input::Tick, secs(20)), [Effect::Diagnose { job: "prompts-1".to_string(), pod: None, since: secs(0) }]);
     let stuck = Stuck { reason: "FailedCreate".to_string(), message: "exceeded quota".to_string() };
     let quota = m.step(Input::Diagnosed { job: "prompts-1".to_string(), pod: None, stuck: Some(stuck) }, secs(21));
     assert!(matches!(&quota[..], [Effect::Trouble(troubles)] if troubles[0].to_string().contains("raise the quota")), "{quota:?}");
@@ -224,7 +224,8 @@ fn what_does_not_start_is_asked_about_told_and_not_waited_for_for_ever() {
     let effects = m.step(pod("prompts-1", "p", Phase::Pending(Some(stuck.clone()))), secs(30));
     assert!(matches!(&effects[..], [Effect::Trouble(troubles)] if troubles.iter().any(|t| t.reason == "ImagePullBackOff")), "{effects:?}");
     let asked = m.step(Input::Tick, secs(50));
-    assert!(asked.contains(&Effect::Diagnose { job: "prompts-1".to_string(), pod: Some("p".to_string()) }), "{asked:?}");
+    let diagnose = Effect::Diagnose { job: "prompts-1".to_string(), pod: Some("p".to_string()), since: secs(30) };
+    assert!(asked.contains(&diagnose), "{asked:?}");
     assert!(
         asked.iter().any(|effect| matches!(effect, Effect::Trouble(troubles) if troubles.len() == 1)),
         "the quota is no trouble any more"
@@ -253,6 +254,117 @@ fn a_node_that_refuses_pods_is_a_trouble_until_one_begins() {
     assert_eq!(told(&m.step(pod("prompts-1", "q", Phase::Running), secs(13))), Some(vec![]));
     // What ran has not been refused.
     assert_eq!(told(&m.step(pod("prompts-1", "q", Phase::Failed(words(Some(1)))), secs(14))), None);
+}
+
+fn gave_up(effects: &[Effect]) -> Option<String> {
+    effects.iter().find_map(|effect| if let Effect::GiveUp { why } = effect { Some(why.clone()) } else { None })
+}
+
+fn not_launched(job: &str) -> Input {
+    Input::NotLaunched { job: job.to_string(), why: "quota".to_string() }
+}
+
+#[test]
+fn jobs_that_fail_side_by_side_have_failed_once() {
+    let mut m = machine(Jobs::PerPartition, &[Stage::Pairs]);
+    let _ = listed(&mut m, secs(0));
+    let mut made = launches(&m.step(demand(Stage::Pairs, &[3, 5, 7], 0, true), secs(0)));
+    for round in 1..=3 {
+        assert_eq!(made.len(), 2, "round {round}");
+        let first = m.step(not_launched(&made[0].0), secs(100 * round));
+        let second = m.step(not_launched(&made[1].0), secs(100 * round + 1));
+        assert_eq!(gave_up(&first).is_some(), round == 3, "round {round}: {first:?}");
+        assert_eq!(gave_up(&second), None);
+        made = launches(&m.step(Input::Tick, secs(100 * round + 90)));
+    }
+}
+
+#[test]
+fn a_job_that_finds_no_room_is_no_failure_while_another_works() {
+    let mut m = machine(Jobs::PerPartition, &[Stage::Pairs]);
+    let _ = listed(&mut m, secs(0));
+    let mut made = launches(&m.step(demand(Stage::Pairs, &[3, 5], 0, true), secs(0)));
+    let works = made[0].0.clone();
+    let _ = (m.step(job(&works, None), secs(1)), m.step(pod(&works, "p", Phase::Running), secs(1)));
+    for round in 1..=5 {
+        let effects = m.step(not_launched(&made.last().unwrap().0), secs(100 * round));
+        assert_eq!((gave_up(&effects), launches(&effects)), (None, vec![]));
+        made = launches(&m.step(Input::Tick, secs(100 * round + 90)));
+    }
+}
+
+#[test]
+fn jobs_that_end_well_and_bring_nothing_are_not_made_for_ever() {
+    for (jobs, commits) in [(Jobs::Pool, false), (Jobs::Indexed, false), (Jobs::PerPartition, false), (Jobs::Pool, true)] {
+        let mut m = machine(jobs, &[Stage::Pairs]);
+        let _ = listed(&mut m, secs(0));
+        let mut made = launches(&m.step(demand(Stage::Pairs, &[3], 0, true), secs(0)));
+        let mut why = None;
+        for round in 1..=3 {
+            assert_eq!(made.len(), 1, "{jobs:?} {round}");
+            let name = &made[0].0;
+            let _ = (m.step(job(name, None), secs(100 * round)), m.step(job(name, Some(JobEnd::Complete)), secs(100 * round + 1)));
+            if commits {
+                let _ = m.step(demand(Stage::Pairs, &[3], round as u32, true), secs(100 * round + 1));
+            }
+            assert_eq!(why, None, "{jobs:?} {round}");
+            let effects = m.step(Input::Tick, secs(100 * round + 2));
+            why = gave_up(&effects);
+            assert!(commits || launches(&effects).is_empty(), "not at once: {effects:?}");
+            made = launches(&effects);
+            made.extend(launches(&m.step(Input::Tick, secs(100 * round + 90))));
+        }
+        match why {
+            Some(why) => assert!(!commits && why.contains("is complete, but nothing of pairs was committed"), "{why}"),
+            None => assert!(commits, "{jobs:?}"),
+        }
+    }
+}
+
+#[test]
+fn whoever_deletes_jobs_again_and_again_or_their_owner_is_heard() {
+    let mut m = machine(Jobs::Pool, &[Stage::Prompts]);
+    let _ = listed(&mut m, secs(0));
+    let mut made = launches(&m.step(demand(Stage::Prompts, &[0], 0, true), secs(0)));
+    for round in 1..=3 {
+        let name = made[0].0.clone();
+        let _ = m.step(job(&name, None), secs(100 * round));
+        let gone = m.step(Input::JobGone(name), secs(100 * round + 1));
+        assert!(gone.contains(&Effect::CheckOwner), "{gone:?}");
+        assert_eq!(gave_up(&gone).is_some(), round == 3, "{gone:?}");
+        made = launches(&m.step(Input::Tick, secs(100 * round + 90)));
+    }
+    // What has ended goes by its time to live.
+    let mut m = machine(Jobs::Pool, &[Stage::Prompts]);
+    let _ = (listed(&mut m, secs(0)), m.step(demand(Stage::Prompts, &[0], 0, true), secs(0)));
+    let _ = (m.step(job("prompts-1", None), secs(1)), m.step(job("prompts-1", Some(JobEnd::Complete)), secs(2)));
+    assert_eq!(m.step(Input::JobGone("prompts-1".to_string()), secs(2)), []);
+    assert_eq!(m.step(Input::Disowned, secs(3)), [Effect::Cancelled]);
+    assert_eq!(m.step(Input::Tick, secs(99)), [], "nothing is made for a run that nobody wants");
+}
+
+#[test]
+fn a_job_waits_for_its_queue_as_long_as_it_takes() {
+    let mut m = machine(Jobs::Pool, &[Stage::Prompts]);
+    let _ = (listed(&mut m, secs(0)), m.step(demand(Stage::Prompts, &[0], 0, true), secs(0)));
+    let Input::Job(seen) = job("prompts-1", None) else { unreachable!() };
+    let _ = m.step(Input::Job(JobSeen { suspended: true, ..seen }), secs(1));
+    let told = m.step(Input::Tick, secs(30));
+    let told = m.step(Input::Tick, secs(31)).into_iter().chain(told).collect::<Vec<_>>();
+    assert!(matches!(&told[..], [Effect::Trouble(troubles)] if troubles[0].reason == "Suspended"), "{told:?}");
+    assert_eq!(m.step(Input::Tick, secs(100_000)), []);
+}
+
+#[test]
+fn what_held_a_pod_up_before_is_not_what_holds_it_up_now() {
+    let mut m = machine(Jobs::Pool, &[Stage::Prompts]);
+    let _ = (listed(&mut m, secs(0)), m.step(demand(Stage::Prompts, &[0], 0, true), secs(0)), m.step(job("prompts-1", None), secs(0)));
+    let stuck = Stuck { reason: "Unschedulable".to_string(), message: "0/3 nodes".to_string() };
+    let _ = m.step(pod("prompts-1", "p", Phase::Pending(Some(stuck))), secs(1));
+    assert_eq!(m.step(pod("prompts-1", "p", Phase::Pending(None)), secs(100)), [Effect::Trouble(vec![])], "a node has it");
+    assert_eq!(m.step(Input::Tick, secs(119)), []);
+    let asked = m.step(Input::Tick, secs(120));
+    assert_eq!(asked, [Effect::Diagnose { job: "prompts-1".to_string(), pod: Some("p".to_string()), since: secs(100) }]);
 }
 
 #[test]

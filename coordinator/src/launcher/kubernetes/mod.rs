@@ -12,6 +12,7 @@ mod machine;
 mod machine_tests;
 pub mod names;
 pub mod owner;
+mod refusals;
 pub mod render;
 #[cfg(test)]
 mod render_tests;

@@ -19,6 +19,8 @@ use tokio::sync::mpsc;
 const RENEW: Duration = Duration::from_secs(5);
 const DURATION: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_secs(1);
+/// How long the end of a coordinator may be held up for the sake of the next one.
+const RELEASE: Duration = Duration::from_secs(10);
 
 /// Creates the ConfigMap, or finds it; returns its UID.
 pub async fn own(cluster: &Cluster, base: &str, run_url: &str) -> Result<String, Problem> {
@@ -34,6 +36,13 @@ pub async fn own(cluster: &Cluster, base: &str, run_url: &str) -> Result<String,
     let (maps, parameters, patch) = (cluster.config_maps(), PatchParams::apply(MANAGER).force(), Patch::Apply(&object));
     let applied = cluster.patiently(Call("patch", "configmaps", base), || maps.patch(base, &parameters, &patch)).await?;
     Ok(applied.metadata.uid.unwrap_or_default())
+}
+
+/// Whether the ConfigMap is still the one that owns the Jobs: without it the cluster deletes each Job that names it.
+pub async fn owns(cluster: &Cluster, base: &str, uid: &str) -> Result<bool, Problem> {
+    let maps = cluster.config_maps();
+    let found = cluster.patiently(Call("get", "configmaps", base), || maps.get_opt(base)).await?;
+    Ok(found.and_then(|map| map.metadata.uid).as_deref() == Some(uid))
 }
 
 /// Why a run cannot be had.
@@ -67,7 +76,10 @@ impl Held {
             let Some(lease) = held.get().await? else {
                 match held.put(None).await {
                     Ok(()) => return Ok(held),
-                    Err(problem) if problem.kind == ProblemKind::Conflict => continue,
+                    Err(problem) if problem.kind == ProblemKind::Conflict => {
+                        tokio::time::sleep(LOOK).await;
+                        continue;
+                    }
                     Err(problem) => return Err(problem.into()),
                 }
             };
@@ -140,14 +152,21 @@ impl Held {
 
     /// Renews for ever; says when another coordinator has the Lease, or nobody any more. An API that does not answer says nothing.
     pub async fn keep(self, observed: mpsc::Sender<Observed>) {
+        let mut told = false;
         let mut renew = tokio::time::interval(RENEW);
         renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             renew.tick().await;
             let seen = match self.get().await {
                 Ok(Some(lease)) if lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()) == Some(self.holder.as_str()) => {
-                    if let Err(problem) = self.put(Some(lease)).await {
-                        tracing::debug!("the Lease was not renewed: {problem}");
+                    match self.put(Some(lease)).await {
+                        Ok(()) => told = false,
+                        Err(problem) if problem.kind == ProblemKind::Refused => {
+                            if !std::mem::replace(&mut told, true) {
+                                tracing::warn!("the Lease is not renewed, so that another coordinator can take the run over: {problem}");
+                            }
+                        }
+                        Err(problem) => tracing::debug!("the Lease was not renewed: {problem}"),
                     }
                     continue;
                 }
@@ -167,7 +186,7 @@ impl Held {
         }
     }
 
-    /// Lets the next coordinator begin at once.
+    /// Lets the next coordinator begin at once, if the cluster answers in time.
     pub async fn release(&self) {
         let released = async {
             let Some(lease) = self.get().await? else { return Ok(()) };
@@ -178,10 +197,13 @@ impl Held {
                 _ => Ok(()),
             }
         };
-        let released: Result<(), Problem> = released.await;
-        if let Err(problem) = released {
-            tracing::warn!("the next coordinator has to wait {} s: {problem}", DURATION.as_secs());
-        }
+        let released: Result<Result<(), Problem>, _> = tokio::time::timeout(RELEASE, released).await;
+        let why = match released {
+            Ok(Ok(())) => return,
+            Ok(Err(problem)) => problem.to_string(),
+            Err(_) => format!("the cluster does not answer within {} s", RELEASE.as_secs()),
+        };
+        tracing::warn!("the next coordinator has to wait {} s: {why}", DURATION.as_secs());
     }
 }
 

@@ -178,6 +178,8 @@ fn pod(run: &Run, group: &Group, name: &str, cover: &Cover) -> Result<Value, Str
         "enableServiceLinks": false,
         "securityContext": {
             "runAsNonRoot": true, "runAsUser": id, "runAsGroup": id, "fsGroup": id, "seccompProfile": { "type": "RuntimeDefault" },
+            // A volume of many files is not gone through at each start.
+            "fsGroupChangePolicy": "OnRootMismatch",
         },
         "containers": [container(run, group, name, cover)],
         "volumes": volumes,
@@ -271,6 +273,11 @@ fn resources(template: &PodTemplate) -> Value {
     if let Some(memory) = &template.memory {
         requests.insert("memory".to_string(), json!(memory));
         limits.insert("memory".to_string(), json!(memory));
+    }
+    // Otherwise pods go to nodes that lack the room, and are evicted when they use it.
+    if let Some(scratch) = &template.scratch {
+        requests.insert("ephemeral-storage".to_string(), json!(scratch));
+        limits.insert("ephemeral-storage".to_string(), json!(scratch));
     }
     if template.gpus > 0 {
         let gpus = json!(template.gpus.to_string());
