@@ -266,7 +266,8 @@ async fn an_index_that_differs_from_the_verdicts_is_found() {
 #[tokio::test]
 async fn an_index_of_impossibly_many_shards_is_found() {
     let fixture = Fixture::closed().await;
-    fixture.damage_manifest(Stage::Index, 0, |m| drop(m.chunks[0].figures.insert(SHARDS_FIGURE.to_string(), 4e9))).await;
+    let figures = [(SHARDS_FIGURE.to_string(), 4e9)];
+    fixture.damage_manifest(Stage::Index, 0, |m| m.chunks[0].figures.extend(figures)).await;
     expect(&fixture, Stage::Index, Some(0), "it cannot have so many shards").await;
 }
 

@@ -215,14 +215,14 @@ async fn keep_coordinating(world: &Arc<World>, address: &Address) -> (u32, Sched
             match world.chance.below(3) {
                 0 => {
                     world.note(|| format!("coordinator {number} is killed"));
-                    address.set(None);
+                    address.cut();
                     alive[newest].abort();
                     break;
                 }
                 // It must give way to the next.
                 1 => {
                     world.note(|| format!("coordinator {number} is out of sight"));
-                    address.set(None);
+                    address.cut();
                     break;
                 }
                 // SIGSTOP, and SIGCONT much later: for it, no time has passed but on the clock.
@@ -252,7 +252,7 @@ async fn coordinate(process: Process, address: Address, done: mpsc::Sender<Sched
     }
     process.note(|| format!("starts with term {}", term.number));
     let (requests, inbox) = mpsc::channel(64);
-    address.set(Some(requests));
+    address.add(requests);
     let (view, _) = watch::channel(View::default());
     let (_interrupt, interrupts) = mpsc::channel(1);
     let scheduler = Scheduler::new(policy(&world), term.number, recovered);

@@ -5,21 +5,32 @@ use async_trait::async_trait;
 use ip2p_coordinator::grpc::{HeartbeatAnswer, LeaseAnswer, Registered, Request};
 use ip2p_pipeline::task::{Failure, Progress, Report, Scope};
 use ip2p_worker::link::{Answer, Link, Pulse, Unanswered, Welcome};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// Where the coordinator is at the moment.
+/// Where the coordinators are at the moment. The latest that still listens is called.
 #[derive(Clone, Default)]
-pub struct Address(Arc<Mutex<Option<mpsc::Sender<Request>>>>);
+pub struct Address(Arc<Mutex<Vec<mpsc::Sender<Request>>>>);
 
 impl Address {
-    pub fn set(&self, coordinator: Option<mpsc::Sender<Request>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = coordinator;
+    fn listening(&self) -> MutexGuard<'_, Vec<mpsc::Sender<Request>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn add(&self, coordinator: mpsc::Sender<Request>) {
+        self.listening().push(coordinator);
+    }
+
+    /// Nobody can be reached any more.
+    pub fn cut(&self) {
+        self.listening().clear();
     }
 
     fn get(&self) -> Option<mpsc::Sender<Request>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut listening = self.listening();
+        listening.retain(|coordinator| !coordinator.is_closed());
+        listening.last().cloned()
     }
 }
 
